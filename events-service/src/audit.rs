@@ -1,0 +1,333 @@
+//! The audit log: a record of every request that became a task.
+//!
+//! This is the port. Two stores stand behind it, and one suite (`tests/suite/audit.rs`) holds for
+//! both: [`mongo`] for deployments, [`sqlite`] for one process. [`batch`] collects what arrives
+//! while the last write is under way into the next one.
+//!
+//! **Invariant**: a record that has ended never changes again. Completion is a compare-and-set on
+//! `status: open`; the first result wins.
+//!
+//! Collections and field names: wire contract, "Audit collections". What we add to them is listed
+//! at [`Record`].
+
+use async_trait::async_trait;
+use shared::contract::{Address, Failure, RecordId, RequestId};
+
+pub mod batch;
+pub mod mongo;
+pub mod sqlite;
+mod text_id;
+
+/// A record as we write it.
+///
+/// In the store, beside the contract's fields: `v` (2), `status`, `reason` (the failure's code) and
+/// `detail`, `attempts`, `pure`, `image` of the container that answered, `callerRequestId`,
+/// `deadline`, `dispatchedTime`, `waitedUs` and `ranUs` as the backend measured them,
+/// `answeredFromId` (the record whose answer this one repeats), `salt` (16 random bytes, so that a
+/// seal over the record cannot be guessed from its content) and `seal` (reserved, null).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Record {
+    /// Chosen by the events service; `_id` in the store.
+    pub id: RecordId,
+    /// The frontend's id of the request; unique among our records.
+    pub request_id: RequestId,
+    /// The `X-Request-Id` that the HTTP caller chose.
+    pub caller_request_id: Option<String>,
+    /// The frontend.
+    pub frontend: Address,
+    /// The events service that handles the request.
+    pub events_service: Address,
+    /// Name of the task.
+    pub task: String,
+    /// Name of the subtask.
+    pub subtask: String,
+    /// The request body as text.
+    pub body: String,
+    /// Whether the task has no effect, so that its answer may be given again.
+    pub pure: bool,
+    /// When the task arrived.
+    pub received_unix_ms: u64,
+    /// When nobody waits for it any more.
+    pub deadline_unix_ms: u64,
+    /// How far it got.
+    pub progress: Progress,
+    /// How it ended; `None` while it is open.
+    pub end: Option<End>,
+}
+
+/// What was done about a record.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Progress {
+    /// Number of dispatches.
+    pub attempts: u32,
+    /// When it was last dispatched.
+    pub dispatched_unix_ms: Option<u64>,
+    /// The backend that it was last dispatched to, or that answered.
+    pub backend: Option<Address>,
+    /// The image of that backend, where it is known.
+    pub image: Option<String>,
+}
+
+/// How a record ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct End {
+    /// The result, or why there is none.
+    pub outcome: Outcome,
+    /// When the result arrived, or it was given up.
+    pub at_unix_ms: u64,
+    /// Microseconds that it waited in the backend, where the backend says so.
+    pub waited_us: Option<u64>,
+    /// Microseconds that it ran in the backend, where the backend says so.
+    pub ran_us: Option<u64>,
+}
+
+/// The result of a record, or why there is none.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// A backend answered with this text.
+    Answered(String),
+    /// Answered with the text of another, earlier record.
+    Repeated {
+        /// The text.
+        text: String,
+        /// The record that a backend answered.
+        from: RecordId,
+    },
+    /// It failed: status `timed_out` for [`FailureCode::DeadlineExceeded`], `abandoned` for
+    /// [`FailureCode::Abandoned`], else `failed`.
+    ///
+    /// [`FailureCode::DeadlineExceeded`]: shared::contract::FailureCode::DeadlineExceeded
+    /// [`FailureCode::Abandoned`]: shared::contract::FailureCode::Abandoned
+    Failed(Failure),
+}
+
+/// The state of a record, as the field `status` says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Status {
+    /// Not ended.
+    Open,
+    /// A backend answered, or an earlier record did.
+    Answered,
+    /// It failed, for the reason given.
+    Failed,
+    /// Its deadline passed.
+    TimedOut,
+    /// Those who held it died; closed by whoever came back.
+    Abandoned,
+}
+
+impl Status {
+    /// Every status, for help texts and counts.
+    pub const ALL: [Status; 5] =
+        [Status::Open, Status::Answered, Status::Failed, Status::TimedOut, Status::Abandoned];
+
+    /// The status as it is stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Open => "open",
+            Status::Answered => "answered",
+            Status::Failed => "failed",
+            Status::TimedOut => "timed_out",
+            Status::Abandoned => "abandoned",
+        }
+    }
+}
+
+/// One write to the log.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Write {
+    /// A new record, open or already ended. Repeating it is harmless: the id is ours.
+    Insert(Record),
+    /// Ends a record that was inserted as open. `end` must be set.
+    Complete(Record),
+}
+
+/// What became of a write. It is durable by then, as far as the store's setting goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// As asked.
+    Done,
+    /// The record had ended before (or does not exist): nothing was changed.
+    AlreadyEnded,
+    /// Another record has the same `requestId`: nothing was written.
+    DuplicateRequest,
+}
+
+/// What an answer from the log is found by: the same frontend service asked for the same.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Question {
+    /// The frontend's service.
+    pub from_service: String,
+    /// Name of the task.
+    pub task: String,
+    /// Name of the subtask.
+    pub subtask: String,
+    /// The request body as text.
+    pub body: String,
+}
+
+/// An answer that stands in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The record that a backend answered.
+    pub record: RecordId,
+    /// Its response.
+    pub text: String,
+}
+
+/// A record as it is read back: whatever is there, of ours and of older events services.
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StoredRecord {
+    /// `_id`, 24 hex digits.
+    pub id: String,
+    /// One of [`Status`]; for older records `answered` where there is a response, else `open`.
+    pub status: String,
+    /// Why it failed.
+    pub reason: Option<String>,
+    /// The sentence that goes with it.
+    pub detail: Option<String>,
+    /// The frontend's id of the request.
+    pub request_id: Option<String>,
+    /// The caller's own id of the request.
+    pub caller_request_id: Option<String>,
+    /// Name of the task.
+    pub task: Option<String>,
+    /// Name of the subtask.
+    pub subtask: Option<String>,
+    /// The request body, where its document exists.
+    pub request: Option<String>,
+    /// The response, where its document exists.
+    pub response: Option<String>,
+    /// The frontend.
+    pub frontend_container: Option<String>,
+    /// The frontend's service.
+    pub frontend_service: Option<String>,
+    /// The events service's container.
+    pub events_container: Option<String>,
+    /// The events service's service.
+    pub events_service: Option<String>,
+    /// The backend's container.
+    pub backend_container: Option<String>,
+    /// The backend's service.
+    pub backend_service: Option<String>,
+    /// The image of the backend.
+    pub image: Option<String>,
+    /// Number of dispatches.
+    pub attempts: Option<u32>,
+    /// Whether the task was marked as pure.
+    pub pure: Option<bool>,
+    /// The record whose answer was repeated.
+    pub answered_from: Option<String>,
+    /// When it arrived: RFC 3339 in UTC with milliseconds, or the text that an older service wrote.
+    pub received_time: Option<String>,
+    /// When it was last dispatched.
+    pub dispatched_time: Option<String>,
+    /// When the result arrived or it was given up.
+    pub ended_time: Option<String>,
+    /// When the reply was sent.
+    pub sent_time: Option<String>,
+    /// When nobody waits any more.
+    pub deadline: Option<String>,
+    /// Microseconds that it waited in the backend.
+    pub waited_us: Option<u64>,
+    /// Microseconds that it ran in the backend.
+    pub ran_us: Option<u64>,
+}
+
+/// Which records to list, newest first.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Only of this status.
+    pub status: Option<Status>,
+    /// Only of this request (`requestId` or the caller's own id).
+    pub request_id: Option<String>,
+    /// Only received at or after this moment.
+    pub since_unix_ms: Option<u64>,
+    /// Only received before this moment.
+    pub until_unix_ms: Option<u64>,
+    /// At most so many.
+    pub records_max: u32,
+}
+
+/// Why the log could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    /// The store is out of reach or refuses for now: try again later. Whether a write took effect
+    /// is not known; writing it again is harmless.
+    #[error("the audit log cannot be reached at {at}")]
+    Unavailable {
+        /// The address or path, without credentials.
+        at: String,
+        /// The store's own words.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The store is there and will not serve us: too old a server, no permission, a file that is
+    /// no database. Trying again is of no use until an operator has acted.
+    #[error("the audit log at {at} cannot be used: {why}")]
+    Unusable {
+        /// The address or path, without credentials.
+        at: String,
+        /// What is wrong, and what to do.
+        why: String,
+    },
+}
+
+/// The audit log. Every method may be called at any time after [`AuditLog::prepare`] succeeded.
+#[async_trait]
+pub trait AuditLog: Send + Sync + 'static {
+    /// Creates what the log needs (indexes, tables, the key of the text ids). Harmless to repeat.
+    ///
+    /// # Errors
+    /// [`AuditError`]; call again after [`AuditError::Unavailable`].
+    async fn prepare(&self) -> Result<(), AuditError>;
+
+    /// Writes a batch; the answer has one entry per write, in order, once all are durable.
+    /// A batch never holds two writes of one record.
+    ///
+    /// # Errors
+    /// [`AuditError`]: for each write it is then unknown whether it took effect.
+    async fn write(&self, batch: &[Write]) -> Result<Vec<Written>, AuditError>;
+
+    /// The answers that the log holds, in the order of the questions: only from records of pure
+    /// tasks that a backend answered successfully, and whose response is really there.
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    async fn find_answers(&self, questions: &[Question]) -> Result<Vec<Option<Answer>>, AuditError>;
+
+    /// Closes as `abandoned` every open record of ours whose deadline lies before the given moment,
+    /// whoever opened it. Returns how many.
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    async fn close_overdue(&self, before_unix_ms: u64, now_unix_ms: u64) -> Result<u64, AuditError>;
+
+    /// Whether the log holds any answered record: if not, no question needs to be asked of it.
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    async fn has_answers(&self) -> Result<bool, AuditError>;
+
+    /// Lists records, newest first, with their texts.
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    async fn list(&self, filter: &Filter) -> Result<Vec<StoredRecord>, AuditError>;
+
+    /// One record.
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    async fn show(&self, id: RecordId) -> Result<Option<StoredRecord>, AuditError>;
+
+    /// Whether the store answers now.
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    async fn ping(&self) -> Result<(), AuditError>;
+
+    /// Ends the store's connections; what was acknowledged stays.
+    async fn close(&self);
+}
