@@ -117,16 +117,26 @@ impl Servers {
         origins
     }
 
-    /// The environment in which the tests find them.
-    pub(crate) fn environment(&self) -> Vec<(&'static str, String)> {
+    /// The environment in which the tests find them, and the programs from which a test starts a
+    /// server of its own, one that it may kill.
+    ///
+    /// # Errors
+    /// A program can be installed, but that fails.
+    pub(crate) fn environment(&self) -> Result<Vec<(&'static str, String)>> {
         let mut environment = vec![
             (self.redis.variable, self.redis.address.clone()),
             (self.mongo.variable, self.mongo.address.clone()),
         ];
+        for (variable, program) in [
+            ("ROUNDTRIP_TEST_REDIS_PROGRAM", redis::program()?),
+            ("ROUNDTRIP_TEST_MONGO_PROGRAM", mongo::program()?),
+        ] {
+            environment.extend(program.map(|path| (variable, path.display().to_string())));
+        }
         if let Some(engine) = &self.engine {
             environment.extend(engine.environment());
         }
-        environment
+        Ok(environment)
     }
 
     /// Where the engine is, if there is one.
@@ -137,7 +147,7 @@ impl Servers {
     /// Leaves all of them running, and remembers how to stop them.
     fn keep(mut self) -> Result<()> {
         let environment: serde_json::Map<String, Value> = self
-            .environment()
+            .environment()?
             .into_iter()
             .map(|(name, value)| (name.to_owned(), Value::String(value)))
             .collect();

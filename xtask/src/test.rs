@@ -40,7 +40,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
     } else {
         let built = build(args.release)?;
         let servers = Servers::get(!args.no_swarm)?;
-        let mut environment = servers.environment();
+        let mut environment = servers.environment()?;
         environment.push((
             "ROUNDTRIP_TEST_BIN_DIR",
             built.bin_dir.display().to_string(),

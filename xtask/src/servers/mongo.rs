@@ -3,13 +3,14 @@
 //! MongoDB itself is in no package of Debian's. What stands in for it there is built by cargo from a
 //! crate; it is only ever run as a program of its own.
 
+use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::{Container, Found, Keeper, START_MAX, State, engine_that_pulls, free_port, no_way};
 use crate::install::{self, CargoTool};
@@ -46,13 +47,8 @@ pub(super) fn get(left_up: Option<&State>, folder: &Path) -> Result<Found> {
     if let Some(found) = Found::elsewhere(VARIABLE, left_up) {
         return Ok(found);
     }
-    if let Some(program) = find_program("mongod") {
-        let mut command = Command::new(&program);
-        command.args(["--bind_ip", "127.0.0.1", "--dbpath"]);
-        return start(&program, command, folder);
-    }
-    if let Some(program) = SECANTUS.find() {
-        return start_secantus(&program, folder);
+    if let Some(program) = found_program() {
+        return start(&program, folder);
     }
     if let Some(host) = engine_that_pulls() {
         if let Ok((container, port)) = Container::start(&host, IMAGE, 27017) {
@@ -60,31 +56,43 @@ pub(super) fn get(left_up: Option<&State>, folder: &Path) -> Result<Found> {
         }
         check_interrupted()?;
     }
-    if !install::can_install_packages() {
-        return Err(no_way("mongod"));
+    start(&program()?.ok_or_else(|| no_way("mongod"))?, folder)
+}
+
+/// The program, if it is there or can be installed.
+///
+/// # Errors
+/// It can be installed, but that fails.
+pub(super) fn program() -> Result<Option<PathBuf>> {
+    match found_program() {
+        None if install::can_install_packages() => SECANTUS.find_or_install().map(Some),
+        found => Ok(found),
     }
-    start_secantus(&SECANTUS.find_or_install()?, folder)
 }
 
-fn start_secantus(program: &Path, folder: &Path) -> Result<Found> {
-    let mut command = Command::new(program);
-    // Without an option for it, it would also read a configuration file of the user's.
-    command.args([
-        "--host",
-        "127.0.0.1",
-        "--standalone",
-        "--cache-size",
-        "256M",
-        "--storage-path",
-    ]);
-    start(program, command, folder)
+/// The database itself, or what stands in for it.
+fn found_program() -> Option<PathBuf> {
+    find_program("mongod").or_else(|| SECANTUS.find())
 }
 
-/// `command` lacks the folder for the data, which comes last, and the port.
-fn start(program: &Path, mut command: Command, folder: &Path) -> Result<Found> {
+fn start(program: &Path, folder: &Path) -> Result<Found> {
     let port = free_port()?;
     let data = folder.join("mongo");
-    std::fs::create_dir_all(&data)?;
+    fs::create_dir_all(&data)
+        .with_context(|| format!("cannot make the folder {}", data.display()))?;
+    let mut command = Command::new(program);
+    if program.ends_with(SECANTUS.program) {
+        command.args([
+            "--host",
+            "127.0.0.1",
+            "--standalone",
+            "--cache-size",
+            "256M",
+        ]);
+        command.arg("--storage-path");
+    } else {
+        command.args(["--bind_ip", "127.0.0.1", "--dbpath"]);
+    }
     command.arg(&data).args(["--port", &port.to_string()]);
     let mut server = Server::start(
         "the MongoDB-protocol server",

@@ -2,7 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use crate::install;
 use crate::process::{Server, check_interrupted, find_program};
 
 const VARIABLE: &str = "ROUNDTRIP_TEST_REDIS";
+const PROGRAM: &str = "redis-server";
 const IMAGE: &str = "redis:7-bookworm";
 
 /// What a person can do when it cannot be had.
@@ -27,7 +28,7 @@ pub(super) fn get(left_up: Option<&State>, folder: &Path) -> Result<Found> {
     if let Some(found) = Found::elsewhere(VARIABLE, left_up) {
         return Ok(found);
     }
-    if let Some(program) = find_program("redis-server") {
+    if let Some(program) = find_program(PROGRAM) {
         return start(&program, folder);
     }
     if let Some(host) = engine_that_pulls() {
@@ -36,13 +37,20 @@ pub(super) fn get(left_up: Option<&State>, folder: &Path) -> Result<Found> {
         }
         check_interrupted()?;
     }
-    if !install::can_install_packages() {
-        return Err(no_way("redis-server"));
+    start(&program()?.ok_or_else(|| no_way(PROGRAM))?, folder)
+}
+
+/// The program, if it is there or can be installed.
+///
+/// # Errors
+/// It can be installed, but that fails.
+pub(super) fn program() -> Result<Option<PathBuf>> {
+    match find_program(PROGRAM) {
+        None if install::can_install_packages() => {
+            install::program_of_package(PROGRAM, "redis-server").map(Some)
+        }
+        found => Ok(found),
     }
-    start(
-        &install::program_of_package("redis-server", "redis-server")?,
-        folder,
-    )
 }
 
 fn start(program: &Path, folder: &Path) -> Result<Found> {
