@@ -1,0 +1,371 @@
+//! The bus of a deployment: Redis pub/sub, through fred.
+//!
+//! Two connections: one publishes in pipelines, one is subscribed. One task ([`drain`]) reads the
+//! subscription and only hands off; another ([`watch_over`]) keeps the subscription alive: it
+//! subscribes again after a reconnect, and once a second publishes an empty message to a channel of
+//! its own, so that a subscription that looks alive but hears nothing is found within seconds.
+//!
+//! Every default of fred's that matters is set here by hand.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, atomic::{AtomicU64, Ordering}},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use fred::{
+    clients::{Client, SubscriberClient},
+    interfaces::{ClientLike, EventInterface, PubsubInterface},
+    types::{
+        Builder, RespVersion, Value,
+        config::{
+            Config, ConnectionConfig, PerformanceConfig, ReconnectPolicy, ServerConfig, TcpConfig,
+            UnresponsiveConfig,
+        },
+    },
+};
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{info, warn};
+
+use super::{Bus, BusCounters, BusError, HAND_OFF_MAX, Link, Message, Publication, Reader};
+
+/// A command that takes longer has failed. A request lives 5 s by default: this leaves time to try
+/// again.
+const COMMAND_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// A connection that owes an answer for so long is closed and made anew.
+const UNRESPONSIVE_AFTER: Duration = Duration::from_secs(2);
+/// First and longest wait between attempts to connect.
+const RECONNECT_MS: (u32, u32) = (50, 2_000);
+/// fred's own broadcast channel between its reader and our drain, which does nothing else. fred
+/// makes eight channels of this capacity per client, so 65,536 would cost 50 MiB.
+const BROADCAST_CAPACITY: usize = 8_192;
+/// Commands that wait in fred. Only batches are sent and each awaits its answer, so few ever wait.
+const COMMAND_BUFFER_MAX: usize = 16_384;
+/// How often the subscription is probed.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// Probes that may go unheard before the connection is made anew.
+const PROBES_UNHEARD_MAX: u64 = 2;
+
+/// Where Redis is.
+#[derive(Debug, Clone)]
+pub struct RedisAddress {
+    /// Host name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Password, where Redis asks for one.
+    pub password: Option<String>,
+}
+
+/// Redis pub/sub. Cheap to clone; [`Bus::close`] ends it.
+#[derive(Clone)]
+pub struct RedisBus {
+    publisher: Client,
+    subscriber: SubscriberClient,
+    readers: Readers,
+    link: watch::Sender<Link>,
+    counters: BusCounters,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// Short sections, no await inside.
+type Readers = Arc<Mutex<HashMap<String, Vec<Reader>>>>;
+
+impl RedisBus {
+    /// Starts connecting in the background: Redis need not be there yet. Call inside a runtime.
+    ///
+    /// # Errors
+    /// [`BusError`] for settings that fred does not take.
+    pub fn start(at: &RedisAddress) -> Result<Self, BusError> {
+        let unavailable = |error: fred::error::Error| BusError::Unavailable(error.to_string());
+        let mut builder = Builder::from_config(Config {
+            fail_fast: false,
+            server: ServerConfig::new_centralized(at.host.clone(), at.port),
+            password: at.password.clone(),
+            version: RespVersion::RESP2,
+            ..Config::default()
+        });
+        builder
+            .set_policy(ReconnectPolicy::new_exponential(0, RECONNECT_MS.0, RECONNECT_MS.1, 2))
+            .set_connection_config(connection_config())
+            .set_performance_config(PerformanceConfig {
+                default_command_timeout: COMMAND_TIMEOUT,
+                ..PerformanceConfig::default()
+            });
+        let publisher = builder.build().map_err(unavailable)?;
+        builder.set_performance_config(PerformanceConfig {
+            default_command_timeout: COMMAND_TIMEOUT,
+            broadcast_channel_capacity: BROADCAST_CAPACITY,
+            ..PerformanceConfig::default()
+        });
+        let subscriber = builder.build_subscriber_client().map_err(unavailable)?;
+        let bus = Self {
+            publisher,
+            subscriber,
+            readers: Readers::default(),
+            link: watch::Sender::new(Link::default()),
+            counters: BusCounters::default(),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        };
+        let messages = bus.subscriber.message_rx();
+        let heard_probes = Arc::new(AtomicU64::new(0));
+        // The end of either task is the end of the bus: both run until `close`.
+        bus.tasks.spawn(drain(bus.clone(), messages, heard_probes.clone()));
+        bus.tasks.spawn(watch_over(bus.clone(), format!("{at}"), heard_probes));
+        Ok(bus)
+    }
+
+    fn readers(&self) -> std::sync::MutexGuard<'_, HashMap<String, Vec<Reader>>> {
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_up(&self, is_up: bool) {
+        self.link.send_if_modified(|link| {
+            let changes = link.is_up != is_up;
+            link.is_up = is_up;
+            if changes && is_up {
+                link.generation += 1;
+                if link.generation > 1 {
+                    self.counters.reconnects.inc();
+                }
+            }
+            changes
+        });
+    }
+}
+
+impl std::fmt::Display for RedisAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+#[async_trait]
+impl Bus for RedisBus {
+    async fn publish(&self, batch: Vec<Publication>) -> Vec<Result<u64, BusError>> {
+        let count = batch.len();
+        if !self.publisher.is_connected() {
+            return vec![Err(BusError::Unavailable("not connected".into())); count];
+        }
+        let pipeline = self.publisher.pipeline();
+        for Publication { channel, payload } in batch {
+            // Only queues the command; the answer comes with the pipeline's.
+            let queued: Result<(), _> = pipeline.publish(&*channel, payload).await;
+            if let Err(error) = queued {
+                return vec![Err(BusError::Unavailable(error.to_string())); count];
+            }
+        }
+        let mut answers: Vec<Result<u64, BusError>> = pipeline
+            .try_all::<u64>()
+            .await
+            .into_iter()
+            .map(|answer| answer.map_err(|error| BusError::Unavailable(error.to_string())))
+            .collect();
+        self.counters.published.inc_by(answers.iter().filter(|a| a.is_ok()).count() as u64);
+        // A pipeline that fails as a whole answers once.
+        let last = answers.last().cloned();
+        answers.resize_with(count, || match &last {
+            Some(Err(error)) => Err(error.clone()),
+            _ => Err(BusError::Unavailable("no answer".into())),
+        });
+        answers
+    }
+
+    async fn subscribe(&self, channels: Vec<String>) -> Result<mpsc::Receiver<Message>, BusError> {
+        let (hand_off, heard) = mpsc::channel(HAND_OFF_MAX);
+        if self.stop.is_cancelled() {
+            return Err(BusError::Unavailable("closed".into()));
+        }
+        {
+            let mut readers = self.readers();
+            for (index, channel) in channels.into_iter().enumerate() {
+                let reader = Reader { channel: index, hand_off: hand_off.clone() };
+                readers.entry(channel).or_default().push(reader);
+            }
+        }
+        // `watch_over` subscribes to what is new, now or when Redis is there.
+        self.set_up(false);
+        Ok(heard)
+    }
+
+    fn link(&self) -> watch::Receiver<Link> {
+        self.link.subscribe()
+    }
+
+    fn counters(&self) -> &BusCounters {
+        &self.counters
+    }
+
+    async fn close(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.readers().clear();
+        for quit in [self.subscriber.quit().await, self.publisher.quit().await] {
+            if let Err(error) = quit {
+                // Not connected: there is nothing to end.
+                tracing::debug!(%error, "quit");
+            }
+        }
+    }
+}
+
+fn connection_config() -> ConnectionConfig {
+    ConnectionConfig {
+        connection_timeout: Duration::from_secs(2),
+        internal_command_timeout: Duration::from_secs(2),
+        // A publish that was under way when the connection broke is repeated by the outbox, which
+        // knows until when it is of use.
+        max_command_attempts: 1,
+        max_command_buffer_len: COMMAND_BUFFER_MAX,
+        unresponsive: UnresponsiveConfig {
+            max_timeout: Some(UNRESPONSIVE_AFTER),
+            interval: Duration::from_millis(500),
+        },
+        tcp: TcpConfig { nodelay: Some(true), ..TcpConfig::default() },
+        ..ConnectionConfig::default()
+    }
+}
+
+/// Hands every message to the readers of its channel and never waits for anything but the bus.
+async fn drain(
+    bus: RedisBus,
+    mut messages: broadcast::Receiver<fred::types::Message>,
+    heard_probes: Arc<AtomicU64>,
+) {
+    loop {
+        let message = tokio::select! {
+            message = messages.recv() => message,
+            () = bus.stop.cancelled() => return,
+        };
+        match message {
+            Ok(message) => {
+                let payload = match message.value {
+                    Value::Bytes(bytes) => bytes,
+                    Value::String(text) => text.into_inner(),
+                    other => {
+                        tracing::debug!(kind = ?other.kind(), "a message that is no text");
+                        continue;
+                    }
+                };
+                hand_off(&bus, &message.channel, payload, &heard_probes);
+            }
+            Err(broadcast::error::RecvError::Lagged(lost)) => {
+                bus.counters.lagged.inc_by(lost);
+                warn!(lost, "the subscription was read too slowly, messages are lost");
+            }
+            Err(broadcast::error::RecvError::Closed) => return,
+        }
+    }
+}
+
+fn hand_off(bus: &RedisBus, channel: &str, payload: Bytes, heard_probes: &AtomicU64) {
+    if payload.is_empty() {
+        heard_probes.fetch_add(1, Ordering::Relaxed);
+        return;
+    }
+    let readers = bus.readers();
+    let Some(channel_readers) = readers.get(channel) else { return };
+    for reader in channel_readers {
+        reader.hand_off(payload.clone(), &bus.counters);
+    }
+}
+
+/// Connects, subscribes, and finds out when the subscription has gone deaf.
+async fn watch_over(bus: RedisBus, at: String, heard_probes: Arc<AtomicU64>) {
+    let probe_channel = format!("roundtrip:probe:{:032x}", rand::random::<u128>());
+    bus.readers().entry(probe_channel.clone()).or_default();
+    let (publishing, subscribing) = (bus.publisher.connect(), bus.subscriber.connect());
+    let mut reconnects = bus.subscriber.reconnect_rx();
+    let mut changed = bus.link.subscribe();
+    let mut probes_unheard = 0;
+    let mut was_up = false;
+    loop {
+        let is_up = if bus.link.borrow().is_up {
+            is_heard(&bus, &probe_channel, &heard_probes, &mut probes_unheard).await
+        } else {
+            subscribe_all(&bus).await
+        };
+        if is_up != was_up {
+            was_up = is_up;
+            if is_up {
+                info!(redis = at, "the bus is connected");
+            } else {
+                warn!(redis = at, "the bus cannot be reached, trying again");
+            }
+        }
+        bus.set_up(is_up);
+        changed.borrow_and_update();
+        let pause = if is_up { PROBE_EVERY } else { Duration::from_millis(u64::from(RECONNECT_MS.0)) };
+        tokio::select! {
+            () = bus.stop.cancelled() => break,
+            () = tokio::time::sleep(pause) => {}
+            // New channels: `subscribe` has set the link down.
+            _ = changed.changed() => {}
+            // The subscriptions went with the connection.
+            _ = reconnects.recv() => bus.set_up(false),
+        }
+    }
+    publishing.abort();
+    subscribing.abort();
+}
+
+/// Subscribes to every channel that has readers. Harmless to repeat.
+async fn subscribe_all(bus: &RedisBus) -> bool {
+    if !(bus.subscriber.is_connected() && bus.publisher.is_connected()) {
+        return false;
+    }
+    let channels: Vec<String> = bus.readers().keys().cloned().collect();
+    match bus.subscriber.subscribe(channels).await {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::debug!(%error, "subscribe");
+            false
+        }
+    }
+}
+
+/// Probes the subscription from end to end. After too many probes that nobody heard, the
+/// connection is made anew.
+async fn is_heard(
+    bus: &RedisBus,
+    probe_channel: &str,
+    heard_probes: &AtomicU64,
+    unheard: &mut u64,
+) -> bool {
+    if !(bus.subscriber.is_connected() && bus.publisher.is_connected()) {
+        return false;
+    }
+    if heard_probes.swap(0, Ordering::Relaxed) > 0 {
+        *unheard = 0;
+    }
+    let receivers: Result<u64, _> = bus.publisher.publish(probe_channel, Bytes::new()).await;
+    match receivers {
+        // Redis does not count us: the subscription is gone although the connection is not.
+        Ok(0) => {
+            *unheard = 0;
+            false
+        }
+        Ok(_) if *unheard < PROBES_UNHEARD_MAX => {
+            *unheard += 1;
+            true
+        }
+        Ok(_) => {
+            warn!("subscribed but hearing nothing, connecting anew");
+            *unheard = 0;
+            if let Err(error) = bus.subscriber.force_reconnection().await {
+                tracing::debug!(%error, "force reconnection");
+            }
+            false
+        }
+        Err(error) => {
+            tracing::debug!(%error, "probe");
+            false
+        }
+    }
+}
