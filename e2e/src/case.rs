@@ -1,0 +1,184 @@
+//! One test: its names, its folder, its logs, its end.
+
+use std::{
+    fs,
+    net::TcpListener,
+    panic::{self, AssertUnwindSafe},
+    path::{Path, PathBuf},
+    process,
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result, anyhow};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use crate::docker::Engine;
+
+/// No test may take longer: a hang is a failure with logs, not a runner that must be killed.
+/// The swarm tests, which wait for rolling updates, are the longest.
+const TEST_LIMIT: Duration = Duration::from_secs(600);
+
+/// How many of a log's last lines a failed test prints; the whole is kept.
+const LOG_LINES_PRINTED: usize = 80;
+
+/// What one test calls its own.
+#[derive(Debug)]
+pub struct Case {
+    id: String,
+    folder: TempDir,
+}
+
+/// Runs a test. When it fails, the logs of all it started are printed and kept.
+///
+/// # Panics
+/// When the test fails: this is how a test says so.
+pub fn run(test: impl AsyncFnOnce(&Case) -> Result<()>) {
+    run_in(&runtime(), test);
+}
+
+/// Runs a test that has the Docker engine for itself. The time it waits for that does not count.
+///
+/// # Panics
+/// When the test fails.
+pub fn run_on_engine(test: impl AsyncFnOnce(&Case) -> Result<()>) {
+    let runtime = runtime();
+    let _alone = runtime
+        .block_on(Engine::alone())
+        .expect("the Docker engine can be used");
+    run_in(&runtime, test);
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime can be made")
+}
+
+fn run_in(runtime: &Runtime, test: impl AsyncFnOnce(&Case) -> Result<()>) {
+    let case = Case::new().expect("a folder for the test can be made");
+    let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
+        runtime.block_on(async {
+            tokio::time::timeout(TEST_LIMIT, test(&case))
+                .await
+                .unwrap_or_else(|_| Err(anyhow!("the test is not done after {TEST_LIMIT:?}")))
+        })
+    }));
+    match outcome {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            case.show_logs();
+            panic!("{error:?}");
+        }
+        Err(panicked) => {
+            case.show_logs();
+            panic::resume_unwind(panicked);
+        }
+    }
+}
+
+impl Case {
+    fn new() -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis() % 100_000_000;
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        Ok(Self {
+            id: format!("e2e{now}x{}x{count}", process::id()),
+            folder: tempfile::Builder::new()
+                .prefix("roundtrip-e2e-")
+                .tempdir()?,
+        })
+    }
+
+    /// A word no other test has: for channels, databases, containers.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// A folder no other test has; it is removed when the test succeeds.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Where the log of one process or container belongs.
+    #[must_use]
+    pub fn log_path(&self, name: &str) -> PathBuf {
+        self.folder().join(format!("{name}.log"))
+    }
+
+    /// Writes a file into the test's folder.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
+        let path = self.folder().join(name);
+        fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+        Ok(path)
+    }
+
+    #[expect(
+        clippy::print_stderr,
+        reason = "the runner shows it with the failed test"
+    )]
+    fn show_logs(&self) {
+        let thread = thread::current();
+        eprintln!("---- logs of {}", thread.name().unwrap_or("a test"));
+        for path in self.logs() {
+            let log = fs::read(&path).unwrap_or_default();
+            let log = String::from_utf8_lossy(&log);
+            let lines: Vec<_> = log.lines().collect();
+            let skipped = lines.len().saturating_sub(LOG_LINES_PRINTED);
+            eprintln!("---- {} ({skipped} lines before)", path.display());
+            for line in &lines[skipped..] {
+                eprintln!("{line}");
+            }
+        }
+        self.keep();
+    }
+
+    fn logs(&self) -> Vec<PathBuf> {
+        let mut logs: Vec<_> = fs::read_dir(self.folder())
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
+            .collect();
+        logs.sort();
+        logs
+    }
+
+    /// Copies the logs to a place that outlives the test.
+    #[expect(
+        clippy::print_stderr,
+        reason = "the runner shows it with the failed test"
+    )]
+    fn keep(&self) {
+        let kept = std::env::temp_dir().join(format!("roundtrip-e2e-failed-{}", self.id));
+        let copied = fs::create_dir_all(&kept).and_then(|()| {
+            self.logs().iter().try_for_each(|log| {
+                let name = log.file_name().unwrap_or_default();
+                fs::copy(log, kept.join(name)).map(drop)
+            })
+        });
+        match copied {
+            Ok(()) => eprintln!("---- whole logs in {}", kept.display()),
+            Err(error) => eprintln!("---- the logs cannot be kept: {error}"),
+        }
+    }
+}
+
+/// A port that is free now. Another process may take it before it is used; the system gives them
+/// out in turn, so that this is rare.
+///
+/// # Errors
+/// When the system has none.
+pub fn free_port() -> Result<u16> {
+    let listener = TcpListener::bind("127.0.0.1:0").context("find a free port")?;
+    Ok(listener.local_addr()?.port())
+}

@@ -1,0 +1,175 @@
+//! The audit log as it lies in the database.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use futures_util::TryStreamExt;
+use mongodb::{
+    Client, Database,
+    bson::{Bson, Document, doc, oid::ObjectId},
+    options::ClientOptions,
+};
+
+/// A test that cannot reach its database should say so soon.
+const SELECTION_LIMIT: Duration = Duration::from_secs(10);
+
+/// One database of the audit log. It is dropped by [`Records::discard`].
+#[derive(Debug, Clone)]
+pub struct Records(Database);
+
+impl Records {
+    /// The database `name` of a server.
+    ///
+    /// # Errors
+    /// When the address is none.
+    pub async fn of(uri: &str, name: &str) -> Result<Self> {
+        let mut options = ClientOptions::parse(uri).await?;
+        options.server_selection_timeout = Some(SELECTION_LIMIT);
+        Ok(Self(Client::with_options(options)?.database(name)))
+    }
+
+    /// All tasks, in the order of their ids.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn tasks(&self) -> Result<Vec<Document>> {
+        self.all("tasks").await
+    }
+
+    /// How many tasks there are.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn task_count(&self) -> Result<u64> {
+        let tasks = self.0.collection::<Document>("tasks");
+        Ok(tasks.count_documents(doc! {}).await?)
+    }
+
+    /// Everything in one collection, in the order of the ids.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn all(&self, collection: &str) -> Result<Vec<Document>> {
+        let found = self
+            .0
+            .collection::<Document>(collection)
+            .find(doc! {})
+            .sort(doc! { "_id": 1 })
+            .await
+            .with_context(|| format!("read {collection}"))?;
+        Ok(found.try_collect().await?)
+    }
+
+    /// Puts a document into a collection, as an older service would.
+    ///
+    /// # Errors
+    /// When the database refuses it.
+    pub async fn insert(&self, collection: &str, document: Document) -> Result<()> {
+        self.0
+            .collection::<Document>(collection)
+            .insert_one(document)
+            .await?;
+        Ok(())
+    }
+
+    /// The text behind a reference: `requests` by `requestBodyId`, `responses` by
+    /// `toResponseBodyId`.
+    ///
+    /// # Errors
+    /// When the reference leads nowhere.
+    pub async fn referenced(
+        &self,
+        collection: &str,
+        field: &str,
+        task: &Document,
+        reference: &str,
+    ) -> Result<String> {
+        let id = task
+            .get_str(reference)
+            .with_context(|| format!("{reference} of {task}"))?;
+        let id = ObjectId::parse_str(id).with_context(|| format!("{reference} of {task}"))?;
+        let document = self
+            .0
+            .collection::<Document>(collection)
+            .find_one(doc! { "_id": id })
+            .await?
+            .with_context(|| format!("{collection} has no {id}, {reference} of {task}"))?;
+        Ok(document.get_str(field)?.to_owned())
+    }
+
+    /// Checks everything the contract says about the record of an answered task; answers request
+    /// body and response.
+    ///
+    /// # Errors
+    /// When something is missing or of another type.
+    pub async fn check_answered(&self, task: &Document) -> Result<(String, String)> {
+        ensure!(
+            matches!(task.get("_id"), Some(Bson::ObjectId(_))),
+            "_id is no ObjectId: {task}"
+        );
+        for field in [
+            "fromRequestId",
+            "fromContainerId",
+            "fromContainerService",
+            "task",
+            "subtask",
+            "toContainerId",
+            "toContainerService",
+            "serviceContainerId",
+            "serviceContainerService",
+        ] {
+            let filled = task.get_str(field).is_ok_and(|text| !text.is_empty());
+            ensure!(filled, "{field} is no text or empty: {task}");
+        }
+        for field in ["fromReceivedTime", "toReceivedTime", "fromSentTime"] {
+            ensure!(
+                task.get_datetime(field).is_ok(),
+                "{field} is no date: {task}"
+            );
+        }
+        let request = self
+            .referenced("requests", "request", task, "requestBodyId")
+            .await?;
+        let response = self
+            .referenced("responses", "response", task, "toResponseBodyId")
+            .await?;
+        Ok((request, response))
+    }
+
+    /// The distinct values of a text field of the tasks.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn distinct(&self, field: &str) -> Result<Vec<String>> {
+        let tasks = self.tasks().await?;
+        let mut values: Vec<_> = tasks
+            .iter()
+            .filter_map(|task| task.get_str(field).ok().map(str::to_owned))
+            .collect();
+        values.sort_unstable();
+        values.dedup();
+        Ok(values)
+    }
+
+    /// Checks that no task is open: each has an end that its `status` names.
+    ///
+    /// # Errors
+    /// When one is open.
+    pub async fn ensure_all_ended(&self) -> Result<()> {
+        for task in self.tasks().await? {
+            match task.get_str("status") {
+                Ok("open") | Err(_) => bail!("not ended: {task}"),
+                Ok(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops the database.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn discard(&self) -> Result<()> {
+        Ok(self.0.drop().await?)
+    }
+}

@@ -1,0 +1,298 @@
+//! Redis as a test has it: single commands, an own server, and an observer of what is published.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::{Context, Result, bail, ensure};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::{
+    case::{Case, free_port},
+    environment,
+    process::{Launch, Process},
+    until::{SOON, until},
+};
+
+/// No single command takes longer on a healthy server.
+const COMMAND_LIMIT: Duration = Duration::from_secs(10);
+
+/// A reply of the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// Text or bytes.
+    Bytes(Vec<u8>),
+    /// A number.
+    Number(i64),
+    /// Several replies.
+    Many(Vec<Reply>),
+    /// Nothing.
+    Nil,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub struct Redis(BufReader<TcpStream>);
+
+impl Redis {
+    /// Connects to `host:port`.
+    ///
+    /// # Errors
+    /// When nobody listens there.
+    pub async fn connect(address: &str) -> Result<Self> {
+        let stream = TcpStream::connect(address)
+            .await
+            .with_context(|| format!("connect to Redis at {address}"))?;
+        Ok(Self(BufReader::new(stream)))
+    }
+
+    /// Runs one command.
+    ///
+    /// # Errors
+    /// When the server refuses it or does not answer.
+    pub async fn command(&mut self, words: &[&[u8]]) -> Result<Reply> {
+        let mut request = format!("*{}\r\n", words.len()).into_bytes();
+        for word in words {
+            request.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+            request.extend_from_slice(word);
+            request.extend_from_slice(b"\r\n");
+        }
+        self.0.write_all(&request).await?;
+        timeout(COMMAND_LIMIT, self.read())
+            .await
+            .context("Redis does not answer")?
+    }
+
+    /// Publishes, and answers the number of receivers.
+    ///
+    /// # Errors
+    /// When the server refuses it or does not answer.
+    pub async fn publish(&mut self, channel: &str, payload: &[u8]) -> Result<i64> {
+        match self
+            .command(&[b"PUBLISH", channel.as_bytes(), payload])
+            .await?
+        {
+            Reply::Number(receivers) => Ok(receivers),
+            other => bail!("PUBLISH answered {other:?}"),
+        }
+    }
+
+    /// How many connections have subscribed to a channel.
+    ///
+    /// # Errors
+    /// When the server refuses it or does not answer.
+    pub async fn subscribers(&mut self, channel: &str) -> Result<i64> {
+        let words: [&[u8]; 3] = [b"PUBSUB", b"NUMSUB", channel.as_bytes()];
+        match self.command(&words).await? {
+            Reply::Many(pair) => match pair.as_slice() {
+                [_, Reply::Number(count)] => Ok(*count),
+                other => bail!("PUBSUB NUMSUB answered {other:?}"),
+            },
+            other => bail!("PUBSUB NUMSUB answered {other:?}"),
+        }
+    }
+
+    async fn read(&mut self) -> Result<Reply> {
+        let line = self.read_line().await?;
+        let (kind, rest) = line.split_at_checked(1).context("an empty reply")?;
+        Ok(match kind {
+            "+" => Reply::Bytes(rest.as_bytes().to_vec()),
+            "-" => bail!("Redis refused: {rest}"),
+            ":" => Reply::Number(rest.parse()?),
+            "$" if rest == "-1" => Reply::Nil,
+            "$" => {
+                let mut bytes = vec![0; rest.parse::<usize>()? + 2];
+                self.0.read_exact(&mut bytes).await?;
+                bytes.truncate(bytes.len() - 2);
+                Reply::Bytes(bytes)
+            }
+            "*" => {
+                let mut many = Vec::new();
+                for _ in 0..rest.parse::<usize>()? {
+                    many.push(Box::pin(self.read()).await?);
+                }
+                Reply::Many(many)
+            }
+            _ => bail!("not RESP: {line:?}"),
+        })
+    }
+
+    async fn read_line(&mut self) -> Result<String> {
+        let mut line = Vec::new();
+        self.0.read_until(b'\n', &mut line).await?;
+        ensure!(line.ends_with(b"\r\n"), "Redis closed the connection");
+        line.truncate(line.len() - 2);
+        Ok(String::from_utf8(line)?)
+    }
+}
+
+/// One `PUBLISH` that the server executed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// The channel.
+    pub channel: String,
+    /// The payload.
+    pub payload: Vec<u8>,
+}
+
+/// Sees every `PUBLISH` on channels that begin with a prefix.
+///
+/// It listens with `MONITOR`: a subscription of the test's own would count as a receiver, and
+/// the services decide by the number of receivers.
+#[derive(Debug)]
+pub struct Observer {
+    monitor: Redis,
+    prefix: String,
+}
+
+impl Observer {
+    /// Begins to observe.
+    ///
+    /// # Errors
+    /// When the server cannot be reached.
+    pub async fn start(address: &str, prefix: &str) -> Result<Self> {
+        let mut monitor = Redis::connect(address).await?;
+        monitor.command(&[b"MONITOR"]).await?;
+        Ok(Self {
+            monitor,
+            prefix: prefix.to_owned(),
+        })
+    }
+
+    /// All that was published so far, in the server's order.
+    ///
+    /// # Errors
+    /// When the server closes the connection.
+    pub async fn seen(&mut self, address: &str) -> Result<Vec<Published>> {
+        // The monitor shows this command behind all that came before it.
+        let mark = format!("{}-mark-{:p}", self.prefix, self);
+        let mut redis = Redis::connect(address).await?;
+        redis.publish(&mark, b"").await?;
+        let mut seen = Vec::new();
+        loop {
+            let line = timeout(COMMAND_LIMIT, self.monitor.read_line())
+                .await
+                .context("the monitor says nothing")??;
+            let Some(published) = parse_monitor(&line) else {
+                continue;
+            };
+            if published.channel == mark {
+                return Ok(seen);
+            }
+            if published.channel.starts_with(&self.prefix) {
+                seen.push(published);
+            }
+        }
+    }
+}
+
+/// `+1339518083.107412 [0 127.0.0.1:60866] "PUBLISH" "channel" "payload"`
+fn parse_monitor(line: &str) -> Option<Published> {
+    let (_, words) = line.split_once("] ")?;
+    let mut words = parse_quoted(words.as_bytes()).into_iter();
+    if !words.next()?.eq_ignore_ascii_case(b"publish") {
+        return None;
+    }
+    Some(Published {
+        channel: String::from_utf8(words.next()?).ok()?,
+        payload: words.next()?,
+    })
+}
+
+/// The quoted words of a line, in the server's own escapes.
+fn parse_quoted(line: &[u8]) -> Vec<Vec<u8>> {
+    let mut words = Vec::new();
+    let mut bytes = line.iter().copied();
+    while bytes.any(|byte| byte == b'"') {
+        let mut word = Vec::new();
+        while let Some(byte) = bytes.next() {
+            match byte {
+                b'"' => break,
+                b'\\' => match bytes.next() {
+                    Some(b'n') => word.push(b'\n'),
+                    Some(b'r') => word.push(b'\r'),
+                    Some(b't') => word.push(b'\t'),
+                    Some(b'a') => word.push(0x07),
+                    Some(b'b') => word.push(0x08),
+                    Some(b'x') => {
+                        let digits: Vec<_> = bytes.by_ref().take(2).collect();
+                        let digits = String::from_utf8_lossy(&digits).into_owned();
+                        word.push(u8::from_str_radix(&digits, 16).unwrap_or(b'?'));
+                    }
+                    Some(other) => word.push(other),
+                    None => {}
+                },
+                other => word.push(other),
+            }
+        }
+        words.push(word);
+    }
+    words
+}
+
+/// A server of the test's own, to be stopped and started.
+#[derive(Debug)]
+pub struct Server {
+    /// `host:port`.
+    pub address: SocketAddr,
+    process: Option<Process>,
+}
+
+impl Server {
+    /// Takes a port; nothing listens on it yet.
+    ///
+    /// # Errors
+    /// When there is no free port.
+    pub fn planned() -> Result<Self> {
+        Ok(Self {
+            address: SocketAddr::from(([127, 0, 0, 1], free_port()?)),
+            process: None,
+        })
+    }
+
+    /// Starts it and waits until it answers.
+    ///
+    /// # Errors
+    /// When the program is missing or does not come up.
+    pub async fn start(&mut self, case: &Case) -> Result<()> {
+        let port = self.address.port().to_string();
+        let arguments = ["--port", &port, "--bind", "127.0.0.1", "--save", ""];
+        let launch = Launch::new(case, "redis-server", &environment::redis_program()?);
+        self.process = Some(launch.args(arguments).start()?);
+        let address = self.address.to_string();
+        until("the test's own Redis", SOON, async || {
+            Redis::connect(&address)
+                .await?
+                .command(&[b"PING"])
+                .await
+                .map(Some)
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Kills it.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn stop(&mut self) -> Result<()> {
+        let mut process = self.process.take().context("it does not run")?;
+        process.kill().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_monitor_is_read() {
+        let line = r#"+1.5 [0 127.0.0.1:1] "PUBLISH" "c:1" "{\"a\":\"\xc3\xa9\\n\"}\n""#;
+        let published = parse_monitor(line).expect("it is a PUBLISH");
+        assert_eq!(published.channel, "c:1");
+        assert_eq!(published.payload, "{\"a\":\"é\\n\"}\n".as_bytes());
+        assert_eq!(parse_monitor(r#"+1.5 [0 127.0.0.1:1] "PING""#), None);
+    }
+}

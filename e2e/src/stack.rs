@@ -1,0 +1,334 @@
+//! Our services as a stack on the real swarm, and a caller inside its network.
+
+use std::{
+    fs::File,
+    net::SocketAddr,
+    path::Path,
+    process::Stdio,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tokio::{
+    io::AsyncReadExt,
+    process::{Child, Command},
+    time::timeout,
+};
+
+use crate::{
+    case::{Case, free_port},
+    docker::{LABEL, build_foreign, docker, docker_blocking, docker_with, socket, socket_group},
+    environment, http,
+    until::until_true,
+};
+
+/// Every container of a stack starts and becomes healthy in this time, on two busy cores.
+const DEPLOYED: Duration = Duration::from_secs(180);
+
+/// A removed stack's containers end gracefully first.
+const REMOVED: Duration = Duration::from_secs(90);
+
+/// After its input has ended, a caller waits for the answers that are due.
+const CALLER_ENDS: Duration = Duration::from_secs(60);
+
+/// A deployed stack. It is removed when dropped, and its logs kept.
+#[derive(Debug)]
+pub struct Stack<'c> {
+    case: &'c Case,
+    name: String,
+    port: u16,
+}
+
+impl<'c> Stack<'c> {
+    /// Deploys the users' stack file, with the changes a test needs laid over it, and waits until
+    /// it answers on its published port. The engine must be held: see [`crate::docker::Engine`].
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn deploy(case: &'c Case) -> Result<Self> {
+        let stack = Self {
+            case,
+            name: format!("rt{}", case.id()),
+            port: free_port()?,
+        };
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let file = |name: &str| root.join(name).to_string_lossy().into_owned();
+        let (users, ours) = (
+            file("docker-stack.yaml"),
+            file("e2e/docker-stack-test.yaml"),
+        );
+        let arguments = ["stack", "deploy", "--resolve-image", "never"];
+        let arguments = arguments
+            .into_iter()
+            .chain(["-c", &users, "-c", &ours, &stack.name]);
+        let variables = [
+            ("VERSION", environment::image_tag()?),
+            ("FRONTEND_PORT", stack.port.to_string()),
+            ("DOCKER_SOCKET", socket()?.to_string_lossy().into_owned()),
+            ("SOCKET_USER", format!("65532:{}", socket_group()?)),
+        ];
+        let variables = variables
+            .each_ref()
+            .map(|(name, value)| (*name, value.as_str()));
+        docker_with(arguments, &variables).await?;
+        stack.answers().await?;
+        Ok(stack)
+    }
+
+    /// Where the published port is.
+    #[must_use]
+    pub fn http(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
+    /// The full name of one of its services.
+    #[must_use]
+    pub fn service(&self, name: &str) -> String {
+        format!("{}_{name}", self.name)
+    }
+
+    /// Waits until the published port answers a task.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub async fn answers(&self) -> Result<()> {
+        let mut attempt = 0;
+        until_true("the stack to answer a task", DEPLOYED, async || {
+            attempt += 1;
+            let body = format!(r#"{{"a1": "warm-up ", "a2": "{attempt}"}}"#);
+            let answer = http::task(self.http(), body).await?;
+            ensure!(answer.status == 200, "{}", answer.text());
+            Ok(true)
+        })
+        .await
+    }
+
+    /// Scales a service and waits until the swarm says that it is done.
+    ///
+    /// # Errors
+    /// When it is not in time.
+    pub async fn scale(&self, service: &str, replicas: u32) -> Result<()> {
+        let scaled = format!("{}={replicas}", self.service(service));
+        docker(["service", "scale", &scaled]).await?;
+        Ok(())
+    }
+
+    /// Changes a service and waits until the swarm says that it is done.
+    ///
+    /// # Errors
+    /// When it rolled back or is not done in time.
+    pub async fn update(&self, service: &str, arguments: &[&str]) -> Result<()> {
+        let name = self.service(service);
+        let command = ["service", "update", "--no-resolve-image"].into_iter();
+        let all = command
+            .chain(arguments.iter().copied())
+            .chain([name.as_str()]);
+        docker(all).await?;
+        let state = "{{if .UpdateStatus}}{{.UpdateStatus.State}}{{end}}";
+        let state = docker(["service", "inspect", "--format", state, &name]).await?;
+        ensure!(
+            state.is_empty() || state == "completed",
+            "the update of {service} ended as {state}"
+        );
+        Ok(())
+    }
+
+    /// Swaps a service's image for the same one under another name, as for a new version: every
+    /// container of it is replaced.
+    ///
+    /// # Errors
+    /// When it rolled back or is not done in time.
+    pub async fn swap(&self, service: &str) -> Result<()> {
+        let image = environment::image(service)?;
+        let other = format!("{image}-swapped");
+        docker(["tag", &image, &other]).await?;
+        let before = self.containers(service).await?;
+        self.update(service, &["--image", &other]).await?;
+        let after = self.containers(service).await?;
+        ensure!(
+            after.iter().all(|container| !before.contains(container)),
+            "not every container was replaced: {before:?} {after:?}"
+        );
+        Ok(())
+    }
+
+    /// The ids of a service's running containers.
+    ///
+    /// # Errors
+    /// When the engine does not answer.
+    pub async fn containers(&self, service: &str) -> Result<Vec<String>> {
+        let label = format!(
+            "label=com.docker.swarm.service.name={}",
+            self.service(service)
+        );
+        let running = docker(["ps", "--quiet", "--no-trunc", "--filter", &label]).await?;
+        Ok(running.lines().map(str::to_owned).collect())
+    }
+
+    /// Starts a container in the stack's network that can call its frontends.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub async fn inside(&self) -> Result<Inside<'_>> {
+        let image = build_foreign().await?;
+        let network = format!("{}_roundtrip", self.name);
+        let arguments = ["run", "--detach", "--label", LABEL, "--network", &network];
+        let command = ["--entrypoint", "sleep", &image, "infinity"];
+        let id = docker(arguments.into_iter().chain(command)).await?;
+        Ok(Inside { stack: self, id })
+    }
+}
+
+impl Drop for Stack<'_> {
+    fn drop(&mut self) {
+        for service in ["frontend", "events-service", "backend", "redis", "mongodb"] {
+            let log = File::create(self.case.log_path(service)).ok();
+            let arguments = [
+                "service",
+                "logs",
+                "--raw",
+                "--timestamps",
+                &self.service(service),
+            ];
+            docker_blocking(arguments, log);
+        }
+        let tasks = File::create(self.case.log_path("tasks")).ok();
+        docker_blocking(["stack", "ps", "--no-trunc", &self.name], tasks);
+        docker_blocking(["stack", "rm", &self.name], None);
+        // The next test must find neither its containers nor its networks.
+        let started = Instant::now();
+        let volume = self.service("mongodb");
+        let network = self.service("roundtrip");
+        while started.elapsed() < REMOVED
+            && (docker_blocking(["network", "inspect", &network], None)
+                || docker_blocking(["volume", "inspect", &volume], None))
+        {
+            docker_blocking(["volume", "rm", &volume], None);
+            thread::sleep(Duration::from_millis(200));
+        }
+    }
+}
+
+/// A container in the stack's network. It is removed when dropped.
+#[derive(Debug)]
+pub struct Inside<'s> {
+    stack: &'s Stack<'s>,
+    id: String,
+}
+
+impl Inside<'_> {
+    /// Asks `count` questions from `first` on, `callers` at a time.
+    ///
+    /// # Errors
+    /// When the caller itself fails.
+    pub async fn ask(&self, first: u32, count: u32, callers: u32) -> Result<Calls> {
+        let caller = self.start(first, callers, Some(count))?;
+        finish(caller).await
+    }
+
+    /// Asks questions from `first` on, `callers` at a time, for as long as `meanwhile` runs.
+    ///
+    /// # Errors
+    /// Those of `meanwhile`, or when the caller itself fails.
+    pub async fn ask_while(
+        &self,
+        first: u32,
+        callers: u32,
+        meanwhile: impl AsyncFnOnce() -> Result<()>,
+    ) -> Result<Calls> {
+        let mut caller = self.start(first, callers, None)?;
+        let done = meanwhile().await;
+        // The end of its input is the sign to stop.
+        drop(caller.stdin.take());
+        let calls = finish(caller).await;
+        done?;
+        calls
+    }
+
+    fn start(&self, first: u32, callers: u32, count: Option<u32>) -> Result<Child> {
+        let host = format!("tasks.{}", self.stack.service("frontend"));
+        let mut command = Command::new("docker");
+        command
+            .args([
+                "exec",
+                "--interactive",
+                &self.id,
+                "python3",
+                "client.py",
+                "--host",
+                &host,
+            ])
+            .args([
+                "--first",
+                &first.to_string(),
+                "--callers",
+                &callers.to_string(),
+            ])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(File::create(self.stack.case.log_path("client"))?)
+            .kill_on_drop(true);
+        if let Some(count) = count {
+            command.args(["--count", &count.to_string()]);
+        }
+        command.spawn().context("start the caller")
+    }
+}
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        docker_blocking(["rm", "--force", &self.id], None);
+    }
+}
+
+async fn finish(mut caller: Child) -> Result<Calls> {
+    let mut output = String::new();
+    let mut stdout = caller.stdout.take().context("its output is piped")?;
+    timeout(CALLER_ENDS, stdout.read_to_string(&mut output))
+        .await
+        .context("the caller does not end")??;
+    let tally = serde_json::from_str(&output)
+        .with_context(|| format!("what the caller printed: {output:?}"))?;
+    Ok(Calls(tally))
+}
+
+/// What became of the requests of a caller inside: the tally that `client.py` prints.
+#[derive(Debug)]
+pub struct Calls(Value);
+
+impl Calls {
+    /// Checks that every request got the right answer.
+    ///
+    /// # Errors
+    /// When one did not.
+    pub fn ensure_all_right(&self) -> Result<()> {
+        self.ensure_right_or_clear(Duration::MAX)?;
+        let none = self.0["problems"]
+            .as_object()
+            .is_some_and(serde_json::Map::is_empty);
+        ensure!(none, "not all answers are right: {}", self.0);
+        Ok(())
+    }
+
+    /// Checks that nobody got a wrong answer or hung, that every failure was a problem document,
+    /// and that every answer came within `limit`.
+    ///
+    /// # Errors
+    /// When one did not.
+    pub fn ensure_right_or_clear(&self, limit: Duration) -> Result<()> {
+        let count = |field: &str| self.0[field].as_u64().unwrap_or(u64::MAX);
+        ensure!(count("right") > 0, "not one answer was right: {}", self.0);
+        for field in ["wrongCount", "brokenCount", "hung"] {
+            ensure!(count(field) == 0, "{field}: {}", self.0);
+        }
+        let longest = Duration::from_millis(count("longestMs"));
+        ensure!(
+            longest <= limit,
+            "an answer took longer than {limit:?}: {}",
+            self.0
+        );
+        Ok(())
+    }
+}
