@@ -302,5 +302,58 @@ pub struct OpsSettings {
     pub ops_address: IpAddr,
 }
 
+impl OpsSettings {
+    /// Opens the port, if one is set.
+    ///
+    /// # Errors
+    /// A sentence that names the setting.
+    pub async fn listen(&self) -> Result<Option<tokio::net::TcpListener>, ListenError> {
+        match self.ops_port {
+            Some(port) => listen("OPS_PORT", (self.ops_address, port).into()).await.map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+/// A port that cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("{variable}: cannot listen on {at}{}", match source.kind() {
+    std::io::ErrorKind::AddrInUse => ": another process has this port, choose another one",
+    std::io::ErrorKind::PermissionDenied => ": this user may not open this port",
+    _ => "",
+})]
+pub struct ListenError {
+    variable: &'static str,
+    at: std::net::SocketAddr,
+    #[source]
+    source: std::io::Error,
+}
+
+/// Opens a port that a setting names.
+///
+/// # Errors
+/// [`ListenError`].
+pub async fn listen(
+    variable: &'static str,
+    at: std::net::SocketAddr,
+) -> Result<tokio::net::TcpListener, ListenError> {
+    tokio::net::TcpListener::bind(at)
+        .await
+        .map_err(|source| ListenError { variable, at, source })
+}
+
+/// The end of a `main`: an error goes to stderr with all its causes.
+#[expect(clippy::print_stderr, reason = "this is where a command line reports its failure")]
+pub fn exit_code<E: std::fmt::Display>(outcome: Result<(), E>) -> std::process::ExitCode {
+    match outcome {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            // `{:#}` prints the causes of an `anyhow::Error`.
+            eprintln!("error: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,89 @@
+//! What was executed: a record that is dispatched again is answered from memory.
+
+use std::collections::{HashMap, VecDeque};
+
+use shared::contract::{Ended, RecordId, Timing};
+
+/// Records that are remembered: at 15,000 a second those of the last four seconds, and an events
+/// service dispatches again after a third of a deadline.
+const RECORDS_MAX: usize = 65_536;
+/// Bytes of results that are remembered.
+const BYTES_MAX: usize = 16 << 20;
+
+/// What is known of a record.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Executed {
+    /// It waits or runs; its result goes to whoever asked last.
+    Running,
+    /// It has ended.
+    Ended(Ended, Timing),
+}
+
+/// The records executed last. Bounded in number and bytes; what runs is never forgotten.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    records: HashMap<RecordId, Executed>,
+    /// Ended records, oldest first.
+    ended: VecDeque<RecordId>,
+    bytes: usize,
+}
+
+impl Memory {
+    pub(crate) fn get(&self, record: RecordId) -> Option<&Executed> {
+        self.records.get(&record)
+    }
+
+    pub(crate) fn running(&mut self, record: RecordId) {
+        self.records.insert(record, Executed::Running);
+    }
+
+    /// It was taken back before it ran.
+    pub(crate) fn forget(&mut self, record: RecordId) {
+        self.records.remove(&record);
+    }
+
+    pub(crate) fn ended(&mut self, record: RecordId, ended: Ended, timing: Timing) {
+        self.bytes += bytes(&ended);
+        self.records.insert(record, Executed::Ended(ended, timing));
+        self.ended.push_back(record);
+        while self.ended.len() > RECORDS_MAX || self.bytes > BYTES_MAX {
+            let Some(oldest) = self.ended.pop_front() else { return };
+            if let Some(Executed::Ended(ended, _)) = self.records.remove(&oldest) {
+                self.bytes -= bytes(&ended);
+            }
+        }
+    }
+}
+
+fn bytes(ended: &Ended) -> usize {
+    match ended {
+        Ended::Final(text) | Ended::Raw(text) => text.len(),
+        Ended::Failed(failure) => failure.detail.len(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NO_TIME: Timing = Timing { waited_us: 0, ran_us: 0 };
+
+    #[test]
+    fn the_oldest_results_are_forgotten_first() {
+        let mut memory = Memory::default();
+        let id = |n: usize| {
+            let mut id = [0; 12];
+            id[..8].copy_from_slice(&n.to_be_bytes());
+            RecordId(id)
+        };
+        memory.running(id(usize::MAX));
+        for n in 0..RECORDS_MAX + 10 {
+            memory.ended(id(n), Ended::Final("x".into()), NO_TIME);
+        }
+        assert_eq!(memory.get(id(9)), None);
+        assert!(memory.get(id(10)).is_some());
+        assert_eq!(memory.get(id(usize::MAX)), Some(&Executed::Running));
+        memory.ended(id(3), Ended::Final("x".repeat(BYTES_MAX + 1)), NO_TIME);
+        assert_eq!((memory.bytes, memory.ended.len()), (0, 0));
+    }
+}
