@@ -13,6 +13,12 @@ use mongodb::{
 /// A test that cannot reach its database should say so soon.
 const SELECTION_LIMIT: Duration = Duration::from_secs(10);
 
+/// Whether a text field of a document is there and has this value.
+#[must_use]
+pub fn says(document: &Document, field: &str, value: &str) -> bool {
+    document.get_str(field).is_ok_and(|text| text == value)
+}
+
 /// One database of the audit log. It is dropped by [`Records::discard`].
 #[derive(Debug, Clone)]
 pub struct Records(Database);
@@ -149,6 +155,18 @@ impl Records {
         values.sort_unstable();
         values.dedup();
         Ok(values)
+    }
+
+    /// Whether any task has this `status`.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn any_is(&self, status: &str) -> Result<bool> {
+        Ok(self
+            .tasks()
+            .await?
+            .iter()
+            .any(|task| says(task, "status", status)))
     }
 
     /// Checks that no task is open: each has an end that its `status` names.
