@@ -38,7 +38,9 @@ pub(crate) fn run() -> Result<ExitCode> {
         Ok(_) => process::run(deny().args(["check", "--disable-fetch", "advisories"]))?,
         Err(error) => {
             process::check_interrupted()?;
-            eprintln!("advisories NOT checked: their database cannot be fetched here ({error:#})");
+            let error = format!("{error:#}");
+            let reason = error.lines().last().unwrap_or_default();
+            eprintln!("advisories NOT checked: their database cannot be fetched here ({reason})");
         }
     }
     Ok(ExitCode::SUCCESS)

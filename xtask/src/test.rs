@@ -5,10 +5,10 @@
 //! and would compile half of them again.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use crate::summary::Summary;
@@ -24,6 +24,9 @@ const END_TO_END: &str = "e2e";
 /// How long one test program may run. The longest, of the swarm, is expected to take some ten minutes;
 /// without a limit a test that hangs would say nothing at all.
 const PROGRAM_MAX: Duration = Duration::from_secs(45 * 60);
+
+/// How long compiling may take: some minutes from nothing on two cores.
+const BUILD_MAX: Duration = Duration::from_secs(45 * 60);
 
 /// What `cargo xtask test` does.
 ///
@@ -162,15 +165,23 @@ fn build(release: bool) -> Result<Built> {
     if release {
         command.arg("--release");
     }
-    let messages = process::output(command.stderr(Stdio::inherit()))?;
     let mut built = Built {
         bin_dir: workspace::bin_dir(release)?,
         ..Built::default()
     };
-    for line in messages.lines() {
-        let message: Value = serde_json::from_str(line)
-            .with_context(|| format!("cannot read what cargo build printed: {line}"))?;
-        built.tests.extend(test_program(&message));
+    let mut unreadable = None;
+    let status =
+        process::run_with_lines(BUILD_MAX, &mut command, |line| {
+            match serde_json::from_str(line) {
+                Ok(message) => built.tests.extend(test_program(&message)),
+                Err(error) => unreadable = Some(error),
+            }
+        })?;
+    if !status.success() {
+        bail!("it does not compile");
+    }
+    if let Some(error) = unreadable {
+        return Err(error).context("cannot read what cargo build prints");
     }
     Ok(built)
 }
