@@ -71,7 +71,8 @@ fn run_in(runtime: &Runtime, test: impl AsyncFnOnce(&Case) -> Result<()>) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
             case.show_logs();
-            panic!("{error:?}");
+            // The causes in one line; a backtrace leads only to where a sentence was made.
+            panic!("{error:#}");
         }
         Err(panicked) => {
             case.show_logs();
@@ -86,7 +87,7 @@ impl Case {
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis() % 100_000_000;
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         Ok(Self {
-            id: format!("e2e{now}x{}x{count}", process::id()),
+            id: format!("e{now}x{}x{count}", process::id()),
             folder: tempfile::Builder::new()
                 .prefix("roundtrip-e2e-")
                 .tempdir()?,
@@ -138,7 +139,9 @@ impl Case {
                 eprintln!("{line}");
             }
         }
-        self.keep();
+        if !self.logs().is_empty() {
+            self.keep();
+        }
     }
 
     fn logs(&self) -> Vec<PathBuf> {

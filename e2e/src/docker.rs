@@ -12,12 +12,17 @@ use std::{
 use anyhow::{Context, Result, bail};
 use tokio::{process::Command, time::timeout};
 
+use crate::until::{SOON, until_true};
+
 /// The longest command is a rolling update of ten containers.
 const COMMAND_LIMIT: Duration = Duration::from_secs(300);
 
 /// What every container and network of the tests is labelled with, so that what a killed run left
 /// behind can be told from everything else.
 pub const LABEL: &str = "roundtrip.e2e";
+
+/// What the name of every stack of the tests begins with, for the same reason.
+pub(crate) const STACK_PREFIX: &str = "rte2e";
 
 /// Runs `docker …` and answers its standard output, trimmed.
 ///
@@ -123,25 +128,35 @@ impl Engine {
 
 async fn remove_leftovers() -> Result<()> {
     let filter = format!("label={LABEL}");
-    for kind in ["container", "network"] {
-        let all = if kind == "container" {
-            Some("--all")
-        } else {
-            None
-        };
-        let list = [kind, "ls", "--quiet", "--filter", &filter]
-            .into_iter()
-            .chain(all);
-        let left = docker(list).await?;
-        for id in left.lines() {
-            // One that goes by itself meanwhile is no failure.
-            let force = if kind == "container" {
-                Some("--force")
-            } else {
-                None
-            };
-            drop(docker([kind, "rm"].into_iter().chain(force).chain([id])).await);
-        }
+    let containers = ["container", "ls", "--all", "--quiet", "--filter", &filter];
+    for id in docker(containers).await?.lines() {
+        // One that goes by itself meanwhile is no failure; nor is any of the next.
+        drop(docker(["container", "rm", "--force", "--volumes", id]).await);
+    }
+    // An engine that is no swarm has no stacks.
+    let stacks = docker(["stack", "ls", "--format", "{{.Name}}"]).await;
+    for name in stacks
+        .unwrap_or_default()
+        .lines()
+        .filter(|name| name.starts_with(STACK_PREFIX))
+    {
+        drop(docker(["stack", "rm", name]).await);
+    }
+    for kind in ["network", "volume"] {
+        // Names contain the filter's value anywhere; a network is free once its containers went.
+        let filter = format!("name={STACK_PREFIX}");
+        until_true("what a killed run left behind to go", SOON, async || {
+            let left = docker([kind, "ls", "--quiet", "--filter", &filter]).await?;
+            for id in left.lines() {
+                drop(docker([kind, "rm", id]).await);
+            }
+            Ok(left.is_empty())
+        })
+        .await?;
+    }
+    let networks = ["network", "ls", "--quiet", "--filter", &filter];
+    for id in docker(networks).await?.lines() {
+        drop(docker(["network", "rm", id]).await);
     }
     Ok(())
 }

@@ -60,6 +60,18 @@ pub fn image(service: &str) -> Result<String> {
     Ok(format!("roundtrip-{service}:{}", image_tag()?))
 }
 
+/// The image that one of our services is updated to: the same service under another tag.
+///
+/// # Errors
+/// A sentence that says what to do when the variable is missing.
+pub fn next_image(service: &str) -> Result<String> {
+    let tag = required(
+        "ROUNDTRIP_TEST_IMAGE_TAG_NEXT",
+        "another tag of the same images",
+    )?;
+    Ok(format!("roundtrip-{service}:{tag}"))
+}
+
 /// The tag of the images under test.
 ///
 /// # Errors

@@ -19,7 +19,10 @@ use tokio::{
 
 use crate::{
     case::{Case, free_port},
-    docker::{LABEL, build_foreign, docker, docker_blocking, docker_with, socket, socket_group},
+    docker::{
+        LABEL, STACK_PREFIX, build_foreign, docker, docker_blocking, docker_with, socket,
+        socket_group,
+    },
     environment, http,
     until::until_true,
 };
@@ -50,7 +53,7 @@ impl<'c> Stack<'c> {
     pub async fn deploy(case: &'c Case) -> Result<Self> {
         let stack = Self {
             case,
-            name: format!("rt{}", case.id()),
+            name: format!("{STACK_PREFIX}{}", case.id()),
             port: free_port()?,
         };
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -135,17 +138,14 @@ impl<'c> Stack<'c> {
         Ok(())
     }
 
-    /// Swaps a service's image for the same one under another name, as for a new version: every
-    /// container of it is replaced.
+    /// Swaps a service's image for that of the next version: every container of it is replaced.
     ///
     /// # Errors
     /// When it rolled back or is not done in time.
     pub async fn swap(&self, service: &str) -> Result<()> {
-        let image = environment::image(service)?;
-        let other = format!("{image}-swapped");
-        docker(["tag", &image, &other]).await?;
         let before = self.containers(service).await?;
-        self.update(service, &["--image", &other]).await?;
+        let next = environment::next_image(service)?;
+        self.update(service, &["--image", &next]).await?;
         let after = self.containers(service).await?;
         ensure!(
             after.iter().all(|container| !before.contains(container)),
