@@ -59,7 +59,7 @@ struct TestArgs {
     /// Only the tests that need nothing but cargo.
     #[arg(long)]
     fast: bool,
-    /// Leave out the swarm tests, and the Docker engine that they need.
+    /// Leave out the tests that need a Docker engine: those of the swarm and of foreign services.
     #[arg(long, conflicts_with = "fast")]
     no_swarm: bool,
     /// Test what is built with the release profile.

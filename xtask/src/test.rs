@@ -100,7 +100,7 @@ impl Run<'_> {
         if program.package == END_TO_END {
             command.arg("--test-threads=1");
             if self.args.no_swarm {
-                command.args(["--skip", "swarm"]);
+                command.args(["--skip", "swarm::", "--skip", "foreign::"]);
             }
         }
         command.args(&self.args.filters);

@@ -16,7 +16,7 @@ use crate::workspace;
 const VARIABLE: &str = "DOCKER_HOST";
 
 /// What a person can do when it cannot be had.
-pub(super) const ADVICE: &str = "the swarm tests need a Docker engine: start one, name one by DOCKER_HOST, \
+pub(super) const ADVICE: &str = "the tests of containers need a Docker engine: start one, name one by DOCKER_HOST, \
     or leave these tests out with --no-swarm";
 
 /// How long a fresh engine may take until it answers: a second when nothing else runs here, and longer

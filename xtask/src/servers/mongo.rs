@@ -31,6 +31,7 @@ pub(crate) const SECANTUS: CargoTool = CargoTool {
     options: &["--ignore-rust-version"],
     build_packages: &[
         ("cmake", "cmake"),
+        ("make", "make"),
         ("ninja", "ninja-build"),
         ("clang", "clang"),
         ("g++", "g++"),
