@@ -1,2 +1,5 @@
-//! stub
-fn main() {}
+//! The frontend as a process.
+
+fn main() -> std::process::ExitCode {
+    frontend::main()
+}

@@ -21,6 +21,9 @@ use crate::contract::{Address, ContainerId};
 pub mod docker;
 pub mod presence;
 
+/// Keyword by which a frontend finds an events service (contract, "Discovery").
+pub const EVENTS_KEYWORD: &str = "event";
+
 /// Reports who is there into a roster, until it is told to stop.
 #[async_trait]
 pub trait Discovery: Send + 'static {
@@ -145,6 +148,12 @@ impl Roster {
     /// Whether the engine lists the container.
     pub fn is_listed(&self, container: &ContainerId) -> bool {
         self.entries().get(container).is_some_and(|entry| entry.listed.is_some())
+    }
+
+    /// Whether the container may still be at work: it is known, and neither suspect nor gone. A
+    /// draining one is.
+    pub fn is_alive(&self, container: &ContainerId) -> bool {
+        self.entries().get(container).is_some_and(|entry| !entry.is_suspect && !entry.is_gone)
     }
 
     /// Nobody listens on the container's direct channel: it gets no work until it is heard of again.

@@ -20,10 +20,13 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family},
     registry::Registry,
 };
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 use crate::{
-    bus::{Bus, Publication},
+    bus::{Bus, Link, Publication},
     contract::{Address, ContainerId, direct_channel},
     discovery::Roster,
 };
@@ -35,6 +38,9 @@ const QUEUE_MAX: usize = 16_384;
 const BATCH_MAX: usize = 512;
 /// Pause after a batch that the bus did not take.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// After the bus has come back, the others may need so long to subscribe again: until then, nobody
+/// there is not yet nobody left, and the letter is tried again.
+const LINK_GRACE: Duration = Duration::from_secs(2);
 /// Containers whose kind of channel is remembered; past that it is learned anew.
 const CONTAINERS_MAX: usize = 4_096;
 
@@ -96,6 +102,9 @@ pub struct Postman<T, F> {
     on_undelivered: F,
     direct: HashMap<ContainerId, Direct>,
     again: VecDeque<Letter<T>>,
+    link: watch::Receiver<Link>,
+    /// Until when the others may still be subscribing again.
+    grace_until: Instant,
     counters: Counters,
 }
 
@@ -139,9 +148,12 @@ pub fn outbox<T, F: FnMut(T, Undelivered)>(
         "Messages to containers, by how they went",
         counters.letters.clone(),
     );
+    let link = bus.link();
     let postman = Postman {
         queue,
         bus,
+        link,
+        grace_until: Instant::now(),
         roster,
         broadcast: broadcast.into(),
         on_undelivered,
@@ -207,9 +219,15 @@ impl<T, F: FnMut(T, Undelivered)> Postman<T, F> {
         let mut refused = false;
         let mut to_all = Vec::new();
         let answers = self.bus.publish(publications).await;
+        let is_grace = self.is_grace();
         for ((letter, is_direct), answer) in letters.into_iter().zip(answers) {
             match answer {
                 Ok(0) if is_direct && self.has_no_direct(&letter.to) => to_all.push(letter),
+                Ok(0) if is_grace && self.roster.is_alive(&letter.to.container) => {
+                    outcomes.again.inc();
+                    refused = true;
+                    self.again.push_back(letter);
+                }
                 Ok(0) => {
                     outcomes.nobody.inc();
                     self.roster.suspect(&letter.to.container);
@@ -261,6 +279,16 @@ impl<T, F: FnMut(T, Undelivered)> Postman<T, F> {
             }
         }
         refused
+    }
+
+    fn is_grace(&mut self) -> bool {
+        if self.link.has_changed().unwrap_or(false) {
+            let link = *self.link.borrow_and_update();
+            if link.is_up && link.generation > 1 {
+                self.grace_until = Instant::now() + LINK_GRACE;
+            }
+        }
+        Instant::now() < self.grace_until
     }
 
     /// The channel to try first, and whether it is the direct one.

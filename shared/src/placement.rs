@@ -32,8 +32,8 @@ impl Placement {
         }
     }
 
-    /// Takes a container whose service the keyword means, and counts one in flight for it. The
-    /// containers in `except` are taken only by [`Placement::done`]'s owner: never here.
+    /// Takes a container whose service the keyword means, and counts one in flight for it until
+    /// [`Placement::done`]. Those in `except` have been tried and are not taken.
     pub fn choose(&mut self, keyword: &str, except: &[ContainerId]) -> Option<Member> {
         let candidates = self.candidates(keyword);
         let chosen = if except.is_empty() {
@@ -58,18 +58,6 @@ impl Placement {
                 self.in_flight.remove(container);
             }
         }
-    }
-
-    /// Whether the container may still be sent work.
-    pub fn is_there(&self, container: &ContainerId) -> bool {
-        let members = self.members.borrow();
-        // In the order of their addresses, which begin with the container.
-        members.binary_search_by(|member| member.address.container.cmp(container)).is_ok()
-    }
-
-    /// Whether anybody may be sent such work.
-    pub fn has_any(&mut self, keyword: &str) -> bool {
-        !self.candidates(keyword).is_empty()
     }
 
     fn better_of_two(&mut self, candidates: &[Member]) -> Option<Member> {
@@ -184,6 +172,5 @@ mod tests {
             among(vec![member("1", "backend", None), member("2", "backend", None)]);
         let except = ["1".parse().unwrap()];
         assert_eq!(placement.choose("backend", &except).unwrap().address.container.as_str(), "2");
-        assert!(placement.is_there(&except[0]));
     }
 }

@@ -1,0 +1,291 @@
+//! The path of a request through the frontend, from top to bottom.
+//!
+//! The body is parsed and classified ([`classify`](crate::classify)), a place for the reply
+//! registered, an events service chosen and the *task* published to it; the *reply* resolves the
+//! place, and the request is answered.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use shared::{
+    bus::{Link, Message},
+    clock::Clock,
+    contract::{
+        Address, Addressee, ConsumingMessage, Ended, Failure, FailureCode, Rejected, RequestId, Task,
+        excerpt, normalize_result,
+    },
+    discovery::{EVENTS_KEYWORD, Member, Roster},
+    outbox::{Letter, Outbox, Undelivered},
+    placement::Placement,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+use tracing::debug;
+
+use crate::{
+    classify::{any_json, classify},
+    metrics::Metrics,
+    pending::{Pending, PendingRegistry},
+    problem::Problem,
+};
+
+/// Messages taken at one wake-up.
+const BATCH_MAX: usize = 256;
+
+/// What a caller asks.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    /// Our id of the request, unique.
+    pub(crate) request_id: RequestId,
+    /// The caller's own id.
+    pub(crate) caller_request_id: Option<String>,
+    /// Task and subtask from the path; else the body says them.
+    pub(crate) named: Option<(String, String)>,
+    /// The body.
+    pub(crate) body: Bytes,
+    /// How long the caller waits.
+    pub(crate) patience: Duration,
+}
+
+/// What every request of the frontend shares.
+pub(crate) struct Flow {
+    pub(crate) me: Addressee,
+    pub(crate) clock: Clock,
+    pub(crate) pending: Arc<PendingRegistry>,
+    pub(crate) roster: Arc<Roster>,
+    /// Short sections, no await inside.
+    pub(crate) placement: Mutex<Placement>,
+    pub(crate) outbox: Outbox<RequestId>,
+    pub(crate) link: watch::Receiver<Link>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+impl Flow {
+    /// The whole path of one request.
+    pub(crate) async fn ask(&self, asked: Asked) -> Result<String, Problem> {
+        let due = Instant::now() + asked.patience;
+        let task = Arc::new(self.task_of(asked, due)?);
+        let mut place = Place { flow: self, pending: self.pending.register(task.clone()) };
+        self.offer(&task, due)?;
+        match tokio::time::timeout_at(due, &mut place.pending.answer).await {
+            Ok(Ok(Ended::Final(text))) => Ok(text),
+            Ok(Ok(Ended::Raw(text))) => Ok(normalize_result(&task.task, text)?),
+            Ok(Ok(Ended::Failed(failure))) => Err(failure.into()),
+            // The sender is dropped with the place only.
+            Ok(Err(_)) | Err(_) => Err(Failure::new(
+                FailureCode::DeadlineExceeded,
+                format!(
+                    "there was no reply of {} within the deadline; the audit log says how far the \
+                     request got",
+                    place.pending.leave().map_or(task.to.clone(), |task| place.done(&task))
+                ),
+            )
+            .into()),
+        }
+    }
+
+    // 1. Parse and classify; 2. choose an events service.
+
+    fn task_of(&self, asked: Asked, due: Instant) -> Result<Task, Problem> {
+        let (task, subtask, body) = match asked.named {
+            None => {
+                let classified = classify(&asked.body)?;
+                (classified.task.to_owned(), classified.subtask.to_owned(), classified.body)
+            }
+            Some((task, subtask)) => (task, subtask, any_json(&asked.body)?.to_owned()),
+        };
+        if !self.link.borrow().is_up {
+            let detail = "the bus (Redis) cannot be reached at present";
+            return Err(Failure::new(FailureCode::BusUnavailable, detail).into());
+        }
+        let chosen = self.placement().choose(EVENTS_KEYWORD, &[]);
+        Ok(Task {
+            request_id: asked.request_id,
+            from: self.me.address().clone(),
+            to: chosen.ok_or_else(no_events_service)?.address,
+            task,
+            subtask,
+            body,
+            deadline_unix_ms: Some(self.clock.unix_ms(due)),
+            caller_request_id: asked.caller_request_id,
+            traceparent: None,
+        })
+    }
+
+    // 3. Publish the task.
+
+    fn offer(&self, task: &Task, due: Instant) -> Result<(), Failure> {
+        let letter = Letter {
+            to: task.to.clone(),
+            payload: task.encode().into(),
+            expires: due,
+            tag: task.request_id.clone(),
+        };
+        self.outbox.send(letter).map_err(|_| {
+            Failure::new(FailureCode::Overloaded, "more tasks wait to be sent than can be")
+        })
+    }
+
+    // 4. Take the reply.
+
+    /// Hears replies and notices what has become of those who owe them, until the bus ends.
+    pub(crate) async fn listen(
+        &self,
+        mut heard: mpsc::Receiver<Message>,
+        mut members: watch::Receiver<Arc<[Member]>>,
+    ) {
+        let mut messages = Vec::with_capacity(BATCH_MAX);
+        let mut link = self.link.clone();
+        loop {
+            // All are cancel-safe: what was not taken stays where it is.
+            tokio::select! {
+                count = heard.recv_many(&mut messages, BATCH_MAX) => {
+                    if count == 0 {
+                        return;
+                    }
+                    messages.drain(..).for_each(|message| self.hear(&message.payload));
+                }
+                Ok(()) = members.changed() => {
+                    members.borrow_and_update();
+                    self.offer_elsewhere_what_was_lost();
+                }
+                Ok(()) = link.changed() => {
+                    let link = *link.borrow_and_update();
+                    if link.is_up && link.generation > 1 {
+                        self.offer_again();
+                    }
+                }
+            }
+        }
+    }
+
+    fn hear(&self, payload: &[u8]) {
+        match self.me.consuming(payload) {
+            Ok(ConsumingMessage::Reply(reply)) => {
+                if !self.resolve(&reply.request_id, reply.ended) {
+                    // Answered before, or given up at its deadline.
+                    self.metrics.unused("late");
+                }
+            }
+            // A dispatch is for a backend: it cannot be addressed to us.
+            Ok(ConsumingMessage::Dispatch(_)) => self.metrics.unused("not_a_reply"),
+            Err(Rejected::NotForMe) => self.metrics.unused("not_for_me"),
+            Err(rejected) => {
+                self.metrics.unused("malformed");
+                let payload = excerpt(&String::from_utf8_lossy(payload));
+                debug!(error = %rejected, payload, "dropped");
+            }
+        }
+    }
+
+    /// Resolves a request; whether it still waited.
+    fn resolve(&self, id: &RequestId, ended: Ended) -> bool {
+        let task = self.pending.resolve(id, ended);
+        if let Some(task) = &task {
+            self.placement().done(&task.to.container);
+        }
+        task.is_some()
+    }
+
+    fn fail(&self, id: &RequestId, failure: Failure) {
+        self.resolve(id, Ended::Failed(failure));
+    }
+
+    // When a task got lost on its way.
+
+    /// A letter did not arrive.
+    pub(crate) fn undelivered(&self, request_id: &RequestId, why: Undelivered) {
+        match why {
+            Undelivered::NobodyThere => {
+                if let Some(task) = self.pending.task(request_id) {
+                    self.offer_elsewhere(&task);
+                }
+            }
+            // The deadline is that of the request, which ends by itself; but it can be told why.
+            Undelivered::Expired => {
+                let detail = "the bus (Redis) did not take the task before the deadline";
+                self.fail(request_id, Failure::new(FailureCode::BusUnavailable, detail));
+            }
+        }
+    }
+
+    /// Offers a task to another events service; the request keeps its id, so it is recorded once.
+    fn offer_elsewhere(&self, task: &Arc<Task>) {
+        let lost = &task.to.container;
+        let chosen = {
+            let mut placement = self.placement();
+            placement.choose(EVENTS_KEYWORD, std::slice::from_ref(lost)).inspect(|_| {
+                placement.done(lost);
+            })
+        };
+        let Some(other) = chosen else {
+            self.fail(&task.request_id, no_events_service());
+            return;
+        };
+        self.metrics.unused("offered_elsewhere");
+        let again = Arc::new(Task { to: other.address, ..Task::clone(task) });
+        self.pending.offered(again.clone());
+        self.offer_pending(&again);
+    }
+
+    fn offer_elsewhere_what_was_lost(&self) {
+        for task in self.pending.tasks(|container| !self.roster.is_alive(container)) {
+            self.offer_elsewhere(&task);
+        }
+    }
+
+    /// The bus is back: tasks and replies under way may have been lost. An events service that has
+    /// a request in flight takes it only once, and one that has answered it answers again.
+    fn offer_again(&self) {
+        for task in self.pending.tasks(|_| true) {
+            self.metrics.unused("offered_again");
+            self.offer_pending(&task);
+        }
+    }
+
+    fn offer_pending(&self, task: &Arc<Task>) {
+        let usual = Duration::from_secs(5);
+        let due = self.clock.deadline(task.deadline_unix_ms, usual, Duration::from_secs(3_600));
+        if let Err(failure) = self.offer(task, due) {
+            self.fail(&task.request_id, failure);
+        }
+    }
+
+    fn placement(&self) -> MutexGuard<'_, Placement> {
+        self.placement.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request's place, which also counts for its events service. Also a client that hangs up leaves.
+struct Place<'a> {
+    flow: &'a Flow,
+    pending: Pending,
+}
+
+impl Place<'_> {
+    /// Nobody waits for this task any more; whom it was offered to.
+    fn done(&self, task: &Task) -> Address {
+        self.flow.placement().done(&task.to.container);
+        task.to.clone()
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if let Some(task) = self.pending.leave() {
+            self.done(&task);
+        }
+    }
+}
+
+fn no_events_service() -> Failure {
+    Failure::new(
+        FailureCode::NoEventsService,
+        format!("no container of a service named like `{EVENTS_KEYWORD}` is there to take the task"),
+    )
+}

@@ -1,0 +1,261 @@
+//! Connections: how many, and what they may not do.
+//!
+//! hyper's own header timeout also runs while a connection is idle between two requests, so one
+//! limit would have to serve for both. Here a connection notes what it is at ([`Activity`]) and a
+//! timer beside it, which costs a request nothing, closes it when that has lasted for too long.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{Router, body::Body};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, warn};
+
+use crate::{
+    metrics::Metrics,
+    routes::{RequestIdSource, respond},
+    settings::ConnectionLimits,
+};
+
+/// Bytes of a request's head that are buffered. hyper's default, 400 KiB, is a lot for each of ten
+/// thousand connections.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Pause after `accept` failed for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// A connection that was told to close is given so long to do it.
+const CLOSE_WITHIN: Duration = Duration::from_secs(1);
+/// What a connection over the limit is told.
+const TOO_MANY_CONNECTIONS: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
+    content-type: application/problem+json\r\nretry-after: 1\r\nconnection: close\r\n\
+    content-length: 239\r\n\r\n\
+    {\"type\":\"urn:roundtrip:problem:too_many_connections\",\"title\":\"The task cannot be done at present\",\
+    \"status\":503,\"detail\":\"no more connections are taken at present\",\"code\":\"too_many_connections\",\
+    \"retryable\":true,\"message\":\"FAIL\"}\n";
+
+/// Serves connections until `stop`, then lets each finish its request, for at most `drain_timeout`.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    limits: ConnectionLimits,
+    metrics: Arc<Metrics>,
+    drain_timeout: Duration,
+    stop: CancellationToken,
+) {
+    let places = Arc::new(Semaphore::new(limits.connections_max));
+    let connections = TaskTracker::new();
+    let server = Arc::new(Server { limits, metrics, ids: RequestIdSource::new(), stop });
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = server.stop.cancelled() => break,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Of one connection that is gone already, or of all: no descriptors are left.
+                debug!(%error, "accept");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            server.metrics.connections_refused.inc();
+            // Into an empty socket buffer: it is taken at once, or the client has gone.
+            if let Err(error) = stream.try_write(TOO_MANY_CONNECTIONS) {
+                debug!(%error, "refusal not written");
+            }
+            continue;
+        };
+        let (server, router) = (server.clone(), router.clone());
+        // Its end, even by a panic in a route, ends one connection; the drain waits for it.
+        connections.spawn(async move {
+            server.metrics.connections.inc();
+            server.clone().connection(stream, router).await;
+            server.metrics.connections.dec();
+            drop(place);
+        });
+    }
+    // The port is free for a successor from here on.
+    drop(listener);
+    connections.close();
+    if tokio::time::timeout(drain_timeout, connections.wait()).await.is_err() {
+        warn!(left = connections.len(), "drain timeout, connections are cut");
+    }
+}
+
+struct Server {
+    limits: ConnectionLimits,
+    metrics: Arc<Metrics>,
+    ids: RequestIdSource,
+    stop: CancellationToken,
+}
+
+impl Server {
+    async fn connection(self: Arc<Self>, stream: TcpStream, router: Router) {
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%error, "nodelay");
+        }
+        let activity = Arc::new(Activity::default());
+        let watched = Watched { stream, activity: activity.clone() };
+        let service = service_fn(|request: hyper::Request<Incoming>| {
+            let (mut router, server, activity) = (router.clone(), self.clone(), activity.clone());
+            activity.set(Phase::Busy);
+            async move {
+                let response = respond(&mut router, &server.ids, request.map(Body::new)).await;
+                activity.set(Phase::Idle(Instant::now()));
+                Ok::<_, std::convert::Infallible>(response)
+            }
+        });
+        let serving = http1::Builder::new()
+            .max_buf_size(HEAD_BYTES_MAX)
+            .serve_connection(TokioIo::new(watched), service);
+        let mut serving = std::pin::pin!(serving);
+        let mut look_at = Instant::now() + self.limits.header_timeout.min(self.limits.idle_timeout);
+        loop {
+            tokio::select! {
+                ended = serving.as_mut() => {
+                    if let Err(error) = ended {
+                        debug!(%error, "connection ended");
+                    }
+                    return;
+                }
+                () = tokio::time::sleep_until(look_at) => match activity.limit(&self.limits) {
+                    Some(limit) if limit <= Instant::now() => {
+                        self.metrics.connections_timed_out.inc();
+                        break;
+                    }
+                    Some(limit) => look_at = limit,
+                    None => look_at = Instant::now() + self.limits.header_timeout,
+                },
+                () = self.stop.cancelled() => {
+                    serving.as_mut().graceful_shutdown();
+                    // Half a head will not become a request any more; a request that was read is
+                    // answered. `serve` bounds the whole.
+                    loop {
+                        let pause = tokio::time::sleep(CLOSE_WITHIN);
+                        tokio::select! {
+                            _ = serving.as_mut() => return,
+                            () = pause => if activity.limit(&self.limits).is_some() { return },
+                        }
+                    }
+                }
+            }
+        }
+        serving.as_mut().graceful_shutdown();
+        // Ends by itself between two requests; half a head is cut off.
+        drop(tokio::time::timeout(CLOSE_WITHIN, serving).await);
+    }
+}
+
+/// What a connection is at.
+#[derive(Debug, Clone, Copy)]
+enum Phase {
+    /// Between two requests, since.
+    Idle(Instant),
+    /// A part of a request's head has arrived, the first of it then.
+    Head(Instant),
+    /// A request is being answered. Its body and its answer have limits of their own.
+    Busy,
+}
+
+#[derive(Debug)]
+struct Activity {
+    /// Short sections, no await inside.
+    phase: Mutex<Phase>,
+}
+
+impl Default for Activity {
+    fn default() -> Self {
+        Self { phase: Mutex::new(Phase::Idle(Instant::now())) }
+    }
+}
+
+impl Activity {
+    fn phase(&self) -> MutexGuard<'_, Phase> {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, phase: Phase) {
+        *self.phase() = phase;
+    }
+
+    fn bytes_arrived(&self) {
+        let mut phase = self.phase();
+        if let Phase::Idle(_) = *phase {
+            *phase = Phase::Head(Instant::now());
+        }
+    }
+
+    /// When the present phase has lasted for too long; `None` while that is not ours to say.
+    fn limit(&self, limits: &ConnectionLimits) -> Option<Instant> {
+        match *self.phase() {
+            Phase::Idle(since) => Some(since + limits.idle_timeout),
+            Phase::Head(since) => Some(since + limits.header_timeout),
+            Phase::Busy => None,
+        }
+    }
+}
+
+/// A stream that tells when bytes arrive.
+struct Watched {
+    stream: TcpStream,
+    activity: Arc<Activity>,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if buffer.filled().len() > before {
+            self.activity.bytes_arrived();
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,238 @@
+//! Which path is what.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Extension, Router,
+    body::{Body, Bytes},
+    extract::{Path, Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::Serialize;
+use shared::{
+    contract::{Failure, FailureCode, RequestId, excerpt},
+    discovery::presence::Condition,
+    ops::{self, Ops},
+};
+
+use crate::{
+    flow::{Asked, Flow},
+    metrics::Metrics,
+    problem::Problem,
+    settings::RequestLimits,
+};
+
+/// The id of a request: the caller's own in, the caller's or ours out.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// How long the caller waits, in ms; only shorter than the usual deadline.
+const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-ms");
+/// A caller's id is kept in the record: what is longer is not taken for one.
+const CALLER_ID_BYTES_MAX: usize = 128;
+
+/// What the routes need.
+pub(crate) struct App {
+    pub(crate) flow: Arc<Flow>,
+    pub(crate) limits: RequestLimits,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) condition: Arc<Condition>,
+}
+
+/// The ids of a request.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestIds {
+    ours: RequestId,
+    callers: Option<String>,
+}
+
+/// All routes.
+pub(crate) fn routes(app: Arc<App>, ops: Ops) -> Router {
+    Router::new()
+        .route("/", get(root))
+        .route("/task", post(task))
+        .route("/task/{task}/{subtask}", post(named_task))
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(app)
+        .merge(ops::routes(ops).method_not_allowed_fallback(method_not_allowed))
+        .fallback(not_found)
+}
+
+async fn root() -> Response {
+    json(StatusCode::OK, r#"{"message":"OK"}"#.into())
+}
+
+async fn task(
+    State(app): State<Arc<App>>,
+    Extension(ids): Extension<RequestIds>,
+    request: Request,
+) -> Response {
+    app.answer(ids, None, request).await
+}
+
+async fn named_task(
+    State(app): State<Arc<App>>,
+    Path(named): Path<(String, String)>,
+    Extension(ids): Extension<RequestIds>,
+    request: Request,
+) -> Response {
+    app.answer(ids, Some(named), request).await
+}
+
+async fn not_found(Extension(ids): Extension<RequestIds>, request: Request) -> Response {
+    let path = excerpt(request.uri().path());
+    Problem::NotFound { path }.into_response(ids.shown())
+}
+
+async fn method_not_allowed(Extension(ids): Extension<RequestIds>) -> Response {
+    Problem::MethodNotAllowed.into_response(ids.shown())
+}
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    message: &'static str,
+    result: &'a str,
+}
+
+impl App {
+    /// Answers a request for a task, and keeps the ledger.
+    async fn answer(
+        &self,
+        ids: RequestIds,
+        named: Option<(String, String)>,
+        request: Request,
+    ) -> Response {
+        let offered = self.metrics.offer();
+        let shown = ids.shown().to_owned();
+        match self.result(ids, named, request).await {
+            Ok(result) => {
+                offered.answered();
+                let answer = Answer { message: "OK", result: &result };
+                json(StatusCode::OK, serde_json::to_string(&answer).expect("text is serializable"))
+            }
+            Err(problem) => {
+                offered.failed(problem.code());
+                problem.into_response(&shown)
+            }
+        }
+    }
+
+    async fn result(
+        &self,
+        ids: RequestIds,
+        named: Option<(String, String)>,
+        request: Request,
+    ) -> Result<String, Problem> {
+        let in_flight_max = self.limits.in_flight_max;
+        if self.condition.is_draining() {
+            let detail = "this frontend is stopping";
+            return Err(Failure::new(FailureCode::Draining, detail).into());
+        }
+        if self.metrics.in_flight() > in_flight_max {
+            return Err(Problem::TooManyInFlight { in_flight_max });
+        }
+        let patience = self.patience(request.headers())?;
+        let body = self.body(request).await?;
+        let asked = Asked {
+            request_id: ids.ours,
+            caller_request_id: ids.callers,
+            named,
+            body,
+            patience,
+        };
+        self.flow.ask(asked).await
+    }
+
+    fn patience(&self, headers: &HeaderMap) -> Result<Duration, Problem> {
+        let Some(value) = headers.get(REQUEST_TIMEOUT) else { return Ok(self.limits.deadline) };
+        match value.to_str().ok().and_then(|text| text.parse().ok()) {
+            Some(ms @ 1..) => Ok(self.limits.deadline.min(Duration::from_millis(ms))),
+            _ => Err(Problem::BadHeader(format!(
+                "the header {REQUEST_TIMEOUT} is {}, expected a whole number of ms from 1",
+                excerpt(&String::from_utf8_lossy(value.as_bytes()))
+            ))),
+        }
+    }
+
+    async fn body(&self, request: Request) -> Result<Bytes, Problem> {
+        let bytes_max = self.limits.body_bytes_max;
+        let too_large = Problem::BodyTooLarge { bytes_max };
+        let length = request.headers().get(header::CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        if length.is_some_and(|length| length > bytes_max as u64) {
+            return Err(too_large);
+        }
+        let limit = self.limits.body_timeout;
+        let body = Limited::new(request.into_body(), bytes_max).collect();
+        match tokio::time::timeout(limit, body).await {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large),
+            Ok(Err(error)) => Err(Problem::BodyBroken(error.to_string())),
+            Err(_) => Err(Problem::BodyTimeout(limit)),
+        }
+    }
+}
+
+impl RequestIds {
+    /// The id that the caller is shown: its own, if it sent a sane one.
+    fn shown(&self) -> &str {
+        self.callers.as_deref().unwrap_or(self.ours.as_str())
+    }
+}
+
+/// Makes our ids: a random part per process and a counter.
+#[derive(Debug)]
+pub(crate) struct RequestIdSource {
+    process: u64,
+    counter: AtomicU64,
+}
+
+impl RequestIdSource {
+    pub(crate) fn new() -> Self {
+        Self { process: rand::random(), counter: AtomicU64::new(0) }
+    }
+
+    fn ids(&self, headers: &HeaderMap) -> RequestIds {
+        let count = self.counter.fetch_add(1, Ordering::Relaxed);
+        let ours = format!("{:016x}{count:016x}", self.process);
+        let ours = ours.parse().expect("32 digits are not empty");
+        RequestIds { ours, callers: headers.get(REQUEST_ID).and_then(sane) }
+    }
+}
+
+/// A caller's id, if it is of 1 to 128 visible ASCII characters.
+fn sane(value: &HeaderValue) -> Option<String> {
+    let bytes = value.as_bytes();
+    let is_sane = (1..=CALLER_ID_BYTES_MAX).contains(&bytes.len())
+        && bytes.iter().all(u8::is_ascii_graphic);
+    is_sane.then(|| value.to_str().ok().map(str::to_owned))?
+}
+
+/// Runs a request through the routes; every answer carries an `X-Request-Id`.
+pub(crate) async fn respond(
+    router: &mut Router,
+    ids: &RequestIdSource,
+    mut request: axum::http::Request<Body>,
+) -> Response {
+    use tower::Service;
+    let ids = ids.ids(request.headers());
+    let shown = HeaderValue::from_str(ids.shown());
+    request.extensions_mut().insert(ids);
+    let Ok(mut response) = router.call(request).await;
+    if let Ok(shown) = shown {
+        response.headers_mut().insert(REQUEST_ID, shown);
+    }
+    response
+}
+
+fn json(status: StatusCode, body: String) -> Response {
+    let kind = HeaderValue::from_static("application/json");
+    (status, [(header::CONTENT_TYPE, kind)], body).into_response()
+}
