@@ -1,2 +1,22 @@
-//! stub
+//! The events service: records every task in the audit log, hands it to a backend, and answers when
+//! the record is complete.
+//!
+//! What it promises: no reply before the completed record is durable; no dispatch of a task that is
+//! not pure before its open record is; every record ends; the first result wins.
+//!
+//! Read [`flow`] from top to bottom: it is the path of a request. [`delivery`] is what happens when
+//! a dispatch goes nowhere, [`audit`] the log's port and its two stores, [`recovery`] what keeps the
+//! log, [`task_maps`] which service does which task.
+
+mod flow;
+mod delivery;
+mod flights;
+mod answers;
 pub mod audit;
+mod recovery;
+pub mod task_maps;
+mod metrics;
+pub mod settings;
+mod run;
+
+pub use run::{RunError, main, mongo_log, run};

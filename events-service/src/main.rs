@@ -1,2 +1,5 @@
-//! stub
-fn main() {}
+//! The events service as a process.
+
+fn main() -> std::process::ExitCode {
+    events_service::main()
+}

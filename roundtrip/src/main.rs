@@ -1,2 +1,30 @@
-//! stub
-fn main() {}
+//! Roundtrip in one binary: the three services in one process, and the command line.
+
+mod audit;
+mod call;
+mod cli;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::CommandFactory;
+use shared::settings;
+
+use crate::cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = match settings::read::<Cli>() {
+        Ok(cli) => cli,
+        Err(error) => return ExitCode::from(error.report()),
+    };
+    match cli.command.unwrap_or_else(|| Command::Up(cli.up)) {
+        Command::Up(options) => settings::exit_code(up::up(options)),
+        Command::Call(options) => settings::exit_code(call::call(&options)),
+        Command::Audit(options) => settings::exit_code(audit::audit(options)),
+        Command::Completions { shell } => {
+            let mut command = Cli::command();
+            clap_complete::generate(shell, &mut command, "roundtrip", &mut std::io::stdout());
+            ExitCode::SUCCESS
+        }
+    }
+}

@@ -119,11 +119,7 @@ fn sentence(command: &Command, error: &clap::Error) -> String {
         return text.strip_prefix("error: ").unwrap_or(&text).trim_end().to_owned();
     };
     let long = flag.trim_start_matches('-').split([' ', '=']).next().unwrap_or_default();
-    let variable = command
-        .get_arguments()
-        .find(|arg| arg.get_long() == Some(long))
-        .and_then(|arg| arg.get_env())
-        .and_then(|name| name.to_str());
+    let variable = variable_of(command, long);
     let accepted = error
         .source()
         .map(ToString::to_string)
@@ -133,6 +129,12 @@ fn sentence(command: &Command, error: &clap::Error) -> String {
         Some(variable) => format!("{variable} (or {flag}): `{value}` is not accepted: {accepted}"),
         None => format!("{flag}: `{value}` is not accepted: {accepted}"),
     }
+}
+
+fn variable_of<'a>(command: &'a Command, long: &str) -> Option<&'a str> {
+    let own = command.get_arguments().find(|arg| arg.get_long() == Some(long));
+    own.and_then(|arg| arg.get_env()?.to_str())
+        .or_else(|| command.get_subcommands().find_map(|sub| variable_of(sub, long)))
 }
 
 /// Parses a duration in ms within bounds.

@@ -1,0 +1,153 @@
+//! Answers that stand in the log: a cache in memory, and the task that asks the log.
+
+use std::sync::Arc;
+
+use hashlink::LruCache;
+use shared::contract::{RecordId, RequestId};
+use tokio::sync::mpsc;
+use tracing::debug;
+
+use crate::audit::{Answer, AuditLog, Filter, Question, StoredRecord};
+
+/// Answers kept in memory.
+const ANSWERS_MAX: usize = 65_536;
+/// Bytes of questions and answers kept in memory.
+const BYTES_MAX: usize = 8 << 20;
+/// Questions put to the log at once.
+const BATCH_MAX: usize = 256;
+
+/// The answers used last. Bounded in number and bytes.
+pub(crate) struct AnswerCache {
+    answers: LruCache<Question, Answer>,
+    bytes: usize,
+}
+
+impl AnswerCache {
+    pub(crate) fn new() -> Self {
+        Self { answers: LruCache::new(ANSWERS_MAX), bytes: 0 }
+    }
+
+    pub(crate) fn get(&mut self, question: &Question) -> Option<&Answer> {
+        self.answers.get(question)
+    }
+
+    pub(crate) fn insert(&mut self, question: Question, answer: Answer) {
+        let size = size(&question, &answer);
+        // One huge answer must not drive out thousands of small ones.
+        if size > BYTES_MAX / 64 || self.answers.contains_key(&question) {
+            return;
+        }
+        if self.answers.len() == ANSWERS_MAX {
+            self.evict();
+        }
+        self.bytes += size;
+        self.answers.insert(question, answer);
+        while self.bytes > BYTES_MAX {
+            self.evict();
+        }
+    }
+
+    fn evict(&mut self) {
+        if let Some((question, answer)) = self.answers.remove_lru() {
+            self.bytes -= size(&question, &answer);
+        }
+    }
+}
+
+fn size(question: &Question, answer: &Answer) -> usize {
+    /// What an entry costs beside its texts.
+    const OVERHEAD: usize = 250;
+    question.body.len() + answer.text.len() + OVERHEAD
+}
+
+/// Something to look up, for a record of ours.
+#[derive(Debug)]
+pub(crate) enum Lookup {
+    /// Whether the log holds an answer.
+    Answer(RecordId, Question),
+    /// The record that has the same request id.
+    Duplicate(RecordId, RequestId),
+}
+
+/// What was found.
+#[derive(Debug)]
+pub(crate) enum Found {
+    Answer(RecordId, Option<Answer>),
+    Duplicate(RecordId, Option<Box<StoredRecord>>),
+}
+
+/// Looks up in batches until the sender is dropped. A log that cannot be read holds no answer: the
+/// task is then done anew, and its own write tells that the log is down.
+pub(crate) async fn look_up(
+    log: Arc<dyn AuditLog>,
+    mut lookups: mpsc::Receiver<Lookup>,
+    found: mpsc::Sender<Vec<Found>>,
+) {
+    let mut batch = Vec::with_capacity(BATCH_MAX);
+    while lookups.recv_many(&mut batch, BATCH_MAX).await > 0 {
+        let (mut records, mut questions, mut results) = (Vec::new(), Vec::new(), Vec::new());
+        for lookup in batch.drain(..) {
+            match lookup {
+                Lookup::Answer(record, question) => {
+                    records.push(record);
+                    questions.push(question);
+                }
+                Lookup::Duplicate(record, request_id) => {
+                    let stored = by_request(&*log, &request_id).await;
+                    results.push(Found::Duplicate(record, stored));
+                }
+            }
+        }
+        if !questions.is_empty() {
+            let mut answers = log.find_answers(&questions).await.unwrap_or_else(|error| {
+                debug!(%error, "answers not looked up");
+                Vec::new()
+            });
+            answers.resize(records.len(), None);
+            results.extend(records.into_iter().zip(answers).map(|(r, a)| Found::Answer(r, a)));
+        }
+        if found.send(results).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn by_request(log: &dyn AuditLog, request_id: &RequestId) -> Option<Box<StoredRecord>> {
+    let filter =
+        Filter { request_id: Some(request_id.to_string()), records_max: 8, ..Filter::default() };
+    let stored = log.list(&filter).await.unwrap_or_else(|error| {
+        debug!(%error, "duplicate not looked up");
+        Vec::new()
+    });
+    // The filter also finds callers' ids.
+    stored
+        .into_iter()
+        .find(|record| record.request_id.as_deref() == Some(request_id.as_str()))
+        .map(Box::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn question(body: String) -> Question {
+        Question { from_service: "f".into(), task: "T".into(), subtask: "S".into(), body }
+    }
+
+    fn answer(text: String) -> Answer {
+        Answer { record: RecordId([0; 12]), text }
+    }
+
+    #[test]
+    fn the_cache_is_bounded_in_bytes_and_forgets_the_least_used() {
+        let mut cache = AnswerCache::new();
+        for n in 0..2_000 {
+            cache.insert(question(n.to_string()), answer("x".repeat(8_000)));
+            assert!(cache.get(&question("0".into())).is_some());
+        }
+        assert!(cache.bytes <= BYTES_MAX);
+        assert!(cache.get(&question("1".into())).is_none());
+        cache.insert(question("huge".into()), answer("x".repeat(BYTES_MAX)));
+        assert!(cache.get(&question("huge".into())).is_none());
+    }
+}

@@ -1,0 +1,176 @@
+//! What happens when a dispatch goes nowhere.
+//!
+//! The events service repeats a dispatch, and nobody else does: at once when nobody was there to
+//! take it, after a share of the deadline when the backend is silent. A backend that sees a record
+//! again answers from memory. Repeats have a budget, so that they never keep an overload alive.
+
+use std::time::Duration;
+
+use shared::{
+    contract::{FailureCode, RecordId},
+    outbox::Undelivered,
+};
+use tokio::time::Instant;
+
+use crate::flow::{Flow, Tag};
+
+/// A backend is silent when it has not answered within this share of the time that is left.
+const SILENT_SHARE: u32 = 3;
+/// But it is given at least so long.
+const SILENT_AFTER_MIN: Duration = Duration::from_millis(100);
+/// Repeats per first dispatch: at most a tenth more dispatches than requests.
+const REPEATS_PER_DISPATCH: f64 = 0.1;
+/// Repeats that an idle system has saved up.
+const REPEATS_SAVED_MAX: f64 = 20.0;
+/// How many dispatches may be repeated.
+#[derive(Debug)]
+pub(crate) struct RetryBudget {
+    saved: f64,
+}
+
+impl RetryBudget {
+    pub(crate) fn new() -> Self {
+        Self { saved: REPEATS_SAVED_MAX }
+    }
+
+    /// A first dispatch.
+    pub(crate) fn earn(&mut self) {
+        self.saved = (self.saved + REPEATS_PER_DISPATCH).min(REPEATS_SAVED_MAX);
+    }
+
+    /// A repeat; whether it may be.
+    fn spend(&mut self) -> bool {
+        let may = self.saved >= 1.0;
+        if may {
+            self.saved -= 1.0;
+        }
+        may
+    }
+}
+
+impl Flow {
+    /// Chooses a backend for a work and dispatches it; ends the work where there is none.
+    pub(crate) fn place(&mut self, id: RecordId) {
+        let Some(work) = self.in_flight.works.get_mut(&id) else { return };
+        work.backend = self.placement.choose(&work.service, &work.tried);
+        if work.backend.is_some() {
+            let silent_after = self.silent_after(id);
+            return self.dispatch(id, silent_after);
+        }
+        let detail = match work.tried.len() {
+            0 => format!("no container of a service named like `{}` is there", work.service),
+            n => format!("none of the {n} containers of `{}` listens", work.service),
+        };
+        self.give_up(id, FailureCode::NoBackend, &detail);
+    }
+
+    /// A letter did not arrive.
+    pub(crate) fn undelivered(&mut self, tag: Tag, why: Undelivered) {
+        let Tag::Dispatch(id, attempt) = tag else {
+            // The frontend has gone, and with it whoever waited.
+            return self.metrics.dropped("reply_undelivered");
+        };
+        if why == Undelivered::Expired {
+            // The deadline is that of the request, which ends by itself.
+            return self.metrics.dropped("dispatch_expired");
+        }
+        let Some(work) = self.in_flight.works.get_mut(&id) else { return };
+        if work.attempts != attempt {
+            return;
+        }
+        if let Some(backend) = work.backend.take() {
+            self.placement.done(&backend.address.container);
+            work.tried.push(backend.address.container);
+        }
+        self.metrics.dispatched_again("nobody_there");
+        self.place(id);
+    }
+
+    /// A backend has not answered in time.
+    pub(crate) fn silent(&mut self, id: RecordId) {
+        let Some(work) = self.in_flight.works.get_mut(&id) else { return };
+        work.timer = None;
+        let Some(backend) = &work.backend else { return self.place(id) };
+        let container = backend.address.container.clone();
+        let is_pure = work.question.is_some();
+        if self.roster.is_alive(&container) && !is_pure {
+            // Running it elsewhere would run it twice; the same backend knows what it has done.
+            if self.budget.spend() {
+                self.metrics.dispatched_again("silent_same");
+                let silent_after = self.silent_after(id);
+                self.dispatch(id, silent_after);
+            }
+            return;
+        }
+        if !self.another_backend(id, "silent") && self.budget.spend() {
+            self.metrics.dispatched_again("silent_same");
+            let silent_after = self.silent_after(id);
+            self.dispatch(id, silent_after);
+        }
+    }
+
+    /// Dispatches a work to another backend than the present one, where there is one and the budget
+    /// allows.
+    pub(crate) fn another_backend(&mut self, id: RecordId, why: &'static str) -> bool {
+        let Some(work) = self.in_flight.works.get_mut(&id) else { return false };
+        let mut except = work.tried.clone();
+        except.extend(work.backend.iter().map(|backend| backend.address.container.clone()));
+        let Some(other) = self.placement.choose(&work.service, &except) else { return false };
+        if !self.budget.spend() {
+            self.placement.done(&other.address.container);
+            return false;
+        }
+        if let Some(backend) = work.backend.replace(other) {
+            self.placement.done(&backend.address.container);
+        }
+        self.metrics.dispatched_again(why);
+        let silent_after = self.silent_after(id);
+        self.dispatch(id, silent_after);
+        true
+    }
+
+    /// Containers have come or gone: works whose backend is gone go to another one.
+    pub(crate) fn members_changed(&mut self) {
+        let lost: Vec<RecordId> = self
+            .in_flight
+            .works
+            .iter()
+            .filter(|(_, work)| {
+                work.backend
+                    .as_ref()
+                    .is_some_and(|backend| !self.roster.is_alive(&backend.address.container))
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for id in lost {
+            self.another_backend(id, "gone");
+        }
+    }
+
+    /// The bus is back: whatever was under way may have been lost, and is sent again.
+    pub(crate) fn link_is_back(&mut self) {
+        let works: Vec<RecordId> = self.in_flight.works.keys().copied().collect();
+        for id in works {
+            self.metrics.dispatched_again("bus_is_back");
+            let silent_after = self.silent_after(id);
+            self.dispatch(id, silent_after);
+        }
+    }
+
+    /// Ends a work and all who wait for it.
+    fn give_up(&mut self, id: RecordId, code: FailureCode, detail: &str) {
+        let Some(work) = self.leave_work(id) else { return };
+        for waiting in &work.waiting {
+            if let Some(flight) = self.in_flight.flights.get_mut(waiting) {
+                flight.record.progress = work.progress_so_far();
+            }
+            self.fail(*waiting, code, detail);
+        }
+    }
+
+    fn silent_after(&self, id: RecordId) -> Duration {
+        let due = self.in_flight.works.get(&id).and_then(|work| self.in_flight.due(work));
+        let left = due.map(|due| due.saturating_duration_since(Instant::now()));
+        (left.unwrap_or_default() / SILENT_SHARE).max(SILENT_AFTER_MIN)
+    }
+}

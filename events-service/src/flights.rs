@@ -1,0 +1,136 @@
+//! What is in flight: the requests that were taken and have not ended, and the work done for them.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use shared::{
+    contract::{ContainerId, RecordId, RequestId},
+    discovery::Member,
+};
+use tokio::time::Instant;
+use tokio_util::time::delay_queue;
+
+use crate::audit::{Question, Record};
+
+/// A request that was taken and has not ended.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    pub(crate) record: Record,
+    /// When nobody waits for it any more.
+    pub(crate) due: Instant,
+    pub(crate) stored: Stored,
+    /// The work that it waits for.
+    pub(crate) work: Option<RecordId>,
+    pub(crate) timer: Option<delay_queue::Key>,
+}
+
+/// How far the record has got in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stored {
+    /// Not written.
+    Not,
+    /// Being written as open.
+    Opening,
+    /// Written as open.
+    Open,
+    /// Being written as ended.
+    Ending,
+}
+
+/// A task at a backend, for one request or several identical ones (single flight). It is known by
+/// the record of the first.
+#[derive(Debug)]
+pub(crate) struct Work {
+    /// The requests that wait for it; the first is the one it is known by.
+    pub(crate) waiting: Vec<RecordId>,
+    /// Whose answer it will be, for pure tasks.
+    pub(crate) question: Option<Arc<Question>>,
+    /// Keyword of the service that does it.
+    pub(crate) service: String,
+    pub(crate) attempts: u32,
+    pub(crate) dispatched_unix_ms: Option<u64>,
+    pub(crate) backend: Option<Member>,
+    /// Containers where nobody was there.
+    pub(crate) tried: Vec<ContainerId>,
+    pub(crate) timer: Option<delay_queue::Key>,
+}
+
+/// Everything in flight.
+#[derive(Debug, Default)]
+pub(crate) struct Flights {
+    pub(crate) flights: HashMap<RecordId, Flight>,
+    pub(crate) works: HashMap<RecordId, Work>,
+    pub(crate) by_question: HashMap<Arc<Question>, RecordId>,
+    by_request: HashSet<RequestId>,
+}
+
+impl Flights {
+    pub(crate) fn len(&self) -> usize {
+        self.flights.len()
+    }
+
+    pub(crate) fn has_request(&self, request: &RequestId) -> bool {
+        self.by_request.contains(request)
+    }
+
+    pub(crate) fn insert(&mut self, flight: Flight) {
+        self.by_request.insert(flight.record.request_id.clone());
+        self.flights.insert(flight.record.id, flight);
+    }
+
+    pub(crate) fn remove(&mut self, id: RecordId) -> Option<Flight> {
+        let flight = self.flights.remove(&id)?;
+        self.by_request.remove(&flight.record.request_id);
+        Some(flight)
+    }
+
+    /// Takes a work out, with its place among the questions.
+    pub(crate) fn remove_work(&mut self, id: RecordId) -> Option<Work> {
+        let work = self.works.remove(&id)?;
+        if let Some(question) = &work.question
+            && self.by_question.get(question) == Some(&id)
+        {
+            self.by_question.remove(question);
+        }
+        Some(work)
+    }
+
+    /// When the last of those who wait for a work gives up.
+    pub(crate) fn due(&self, work: &Work) -> Option<Instant> {
+        work.waiting.iter().filter_map(|id| self.flights.get(id)).map(|flight| flight.due).max()
+    }
+}
+
+/// Makes ids of records as MongoDB makes ObjectIds: seconds, a random part per process, a counter.
+/// They grow with time, which keeps the index on them compact.
+#[derive(Debug)]
+pub(crate) struct RecordIds {
+    process: [u8; 5],
+    counter: u32,
+    epoch: Instant,
+    epoch_unix: Duration,
+}
+
+impl RecordIds {
+    pub(crate) fn new() -> Self {
+        Self {
+            process: rand::random(),
+            counter: rand::random(),
+            epoch: Instant::now(),
+            epoch_unix: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+        }
+    }
+
+    pub(crate) fn next(&mut self) -> RecordId {
+        let seconds = (self.epoch_unix + self.epoch.elapsed()).as_secs() as u32;
+        self.counter = self.counter.wrapping_add(1);
+        let mut id = [0; 12];
+        id[..4].copy_from_slice(&seconds.to_be_bytes());
+        id[4..9].copy_from_slice(&self.process);
+        id[9..].copy_from_slice(&self.counter.to_be_bytes()[1..]);
+        RecordId(id)
+    }
+}

@@ -1,0 +1,611 @@
+//! The path of a request through the events service, from top to bottom.
+//!
+//! A *task* is taken, its record opened (or an answer found that stands in the log), a backend
+//! chosen and the *dispatch* published; a *result* completes the record, and then the *reply* is
+//! published. One task of the runtime owns all the state here; what happens when a dispatch goes
+//! nowhere is in [`delivery`](crate::delivery).
+
+use std::{
+    sync::{Arc, atomic::{AtomicBool, Ordering}},
+    time::Duration,
+};
+
+use shared::{
+    clock::Clock,
+    contract::{
+        Address, Addressee, Dispatch, Ended, EventMessage, Failure, FailureCode, RecordId, Rejected,
+        Reply, RequestId, Task, TaskResult, excerpt, normalize_result,
+    },
+    discovery::Roster,
+    outbox::{Letter, Outbox},
+    placement::Placement,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+use tokio_util::time::DelayQueue;
+use tracing::debug;
+
+use crate::{
+    answers::{AnswerCache, Found, Lookup},
+    audit::{
+        Answer, End, Outcome, Progress, Question, Record, StoredRecord, Write, Written,
+        batch::{self, LogWriter},
+    },
+    delivery::RetryBudget,
+    flights::{Flight, Flights, RecordIds, Stored, Work},
+    metrics::Metrics,
+    settings::FlowSettings,
+    task_maps::TaskMaps,
+};
+
+/// A pure task whose result takes longer is written as open; most are then written once, when they
+/// have ended. Several times the latency under full load, so that a busy system does not begin to
+/// write everything twice.
+const OPEN_AFTER: Duration = Duration::from_millis(100);
+
+/// What a letter of ours was about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tag {
+    /// A dispatch: its work, and which attempt.
+    Dispatch(RecordId, u32),
+    /// A reply.
+    Reply,
+}
+
+/// What is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Timer {
+    /// A request is to be written as open, or its deadline has passed.
+    Flight(RecordId),
+    /// A backend has been silent for too long.
+    Work(RecordId),
+}
+
+/// The state of the events service.
+pub(crate) struct Flow {
+    pub(crate) me: Addressee,
+    pub(crate) clock: Clock,
+    pub(crate) settings: FlowSettings,
+    pub(crate) maps: watch::Receiver<Arc<TaskMaps>>,
+    pub(crate) roster: Arc<Roster>,
+    pub(crate) placement: Placement,
+    pub(crate) outbox: Outbox<Tag>,
+    pub(crate) log: LogWriter,
+    pub(crate) log_is_up: watch::Receiver<bool>,
+    pub(crate) lookups: mpsc::Sender<Lookup>,
+    /// Whether the log may hold answers that are not in the cache.
+    pub(crate) log_may_hold_answers: Arc<AtomicBool>,
+    pub(crate) answers: AnswerCache,
+    pub(crate) ids: RecordIds,
+    pub(crate) in_flight: Flights,
+    pub(crate) timers: DelayQueue<Timer>,
+    pub(crate) budget: RetryBudget,
+    pub(crate) metrics: Metrics,
+    pub(crate) last_task: Instant,
+}
+
+impl Flow {
+    /// A message on the event channel.
+    pub(crate) fn hear(&mut self, payload: &[u8]) {
+        match self.me.event(payload) {
+            Ok(EventMessage::Task(task)) => self.take_task(task),
+            Ok(EventMessage::Result(result)) => self.take_result(result),
+            Err(Rejected::NotForMe) => self.metrics.dropped("not_for_me"),
+            Err(rejected) => {
+                self.metrics.dropped("malformed");
+                let payload = excerpt(&String::from_utf8_lossy(payload));
+                debug!(error = %rejected, payload, "dropped");
+            }
+        }
+    }
+
+    // 1. The task.
+
+    fn take_task(&mut self, task: Task) {
+        self.last_task = Instant::now();
+        if self.in_flight.has_request(&task.request_id) {
+            // The frontend sends it again after an outage; it is still being worked on.
+            return self.metrics.dropped("task_repeated");
+        }
+        if self.in_flight.len() >= self.settings.in_flight_max {
+            let detail = format!("{} requests are in flight already", self.settings.in_flight_max);
+            return self.refuse(&task, Failure::new(FailureCode::Overloaded, detail));
+        }
+        if !*self.log_is_up.borrow() {
+            let detail = "the audit log cannot be written at present, so nothing is started";
+            return self.refuse(&task, Failure::new(FailureCode::AuditUnavailable, detail));
+        }
+        self.metrics.taken.inc();
+        let maps = self.maps.borrow().clone();
+        let map = maps.get(&task.task);
+        let usual = self.settings.usual_deadline;
+        let mut due = self.clock.deadline(task.deadline_unix_ms, usual, self.settings.longest_deadline);
+        if let Some(timeout) = map.and_then(|map| map.timeout) {
+            due = due.min(Instant::now() + timeout);
+        }
+        let is_pure = map.is_some_and(|map| map.pure);
+        let id = self.ids.next();
+        self.board(id, task, is_pure, due);
+        match map {
+            None => {
+                let known = maps.names().join(", ");
+                self.fail(id, FailureCode::UnknownTask, format!("no service does this task; known are {known}"));
+            }
+            Some(_) if due <= Instant::now() => {
+                self.fail(id, FailureCode::DeadlineExceeded, "the deadline had passed when the task arrived");
+            }
+            Some(map) if is_pure => self.answer_or_work(id, &map.service),
+            Some(_) => self.open(id),
+        }
+    }
+
+    /// The request is ours from now on: it ends, and its record with it.
+    fn board(&mut self, id: RecordId, task: Task, pure: bool, due: Instant) {
+        let record = Record {
+            id,
+            request_id: task.request_id,
+            caller_request_id: task.caller_request_id,
+            frontend: task.from,
+            events_service: task.to,
+            task: task.task,
+            subtask: task.subtask,
+            body: task.body,
+            pure,
+            received_unix_ms: self.clock.unix_ms(self.last_task),
+            deadline_unix_ms: self.clock.unix_ms(due),
+            progress: Progress::default(),
+            end: None,
+        };
+        let first_due = if pure { due.min(self.last_task + OPEN_AFTER) } else { due };
+        let timer = Some(self.timers.insert_at(Timer::Flight(id), first_due));
+        self.in_flight.insert(Flight { record, due, stored: Stored::Not, work: None, timer });
+    }
+
+    // 2. The record, or an answer that stands in the log.
+
+    /// Writes the record as open; a task that is not pure is dispatched only when that is durable.
+    fn open(&mut self, id: RecordId) {
+        let Some(flight) = self.in_flight.flights.get_mut(&id) else { return };
+        flight.stored = Stored::Opening;
+        let write = Write::Insert(flight.record.clone());
+        self.write(id, write);
+    }
+
+    /// A pure task: answered from memory, joined to the same task in flight, looked up in the log,
+    /// or done.
+    fn answer_or_work(&mut self, id: RecordId, service: &str) {
+        let Some(flight) = self.in_flight.flights.get_mut(&id) else { return };
+        let question = Question {
+            from_service: flight.record.frontend.service.to_string(),
+            task: flight.record.task.clone(),
+            subtask: flight.record.subtask.clone(),
+            body: flight.record.body.clone(),
+        };
+        if let Some(answer) = self.answers.get(&question) {
+            let Answer { record, text } = answer.clone();
+            return self.end(id, Outcome::Repeated { text, from: record }, None);
+        }
+        if let Some(work_id) = self.in_flight.by_question.get(&question)
+            && let Some(work) = self.in_flight.works.get_mut(work_id)
+        {
+            work.waiting.push(id);
+            flight.work = Some(*work_id);
+            return;
+        }
+        let may_hold = self.log_may_hold_answers.load(Ordering::Relaxed);
+        let asked = may_hold && self.lookups.try_send(Lookup::Answer(id, question.clone())).is_ok();
+        if !asked {
+            self.work(vec![id], Some(Arc::new(question)), service.to_owned());
+        }
+    }
+
+    /// What the log holds.
+    pub(crate) fn found(&mut self, found: Found) {
+        match found {
+            Found::Answer(id, Some(answer)) => {
+                let Some(flight) = self.in_flight.flights.get(&id) else { return };
+                self.answers.insert(question_of(&flight.record), answer.clone());
+                let Answer { record, text } = answer;
+                self.end(id, Outcome::Repeated { text, from: record }, None);
+            }
+            Found::Answer(id, None) => {
+                let Some(flight) = self.in_flight.flights.get_mut(&id) else { return };
+                let question = question_of(&flight.record);
+                // Another one may have begun the same meanwhile.
+                if let Some(work_id) = self.in_flight.by_question.get(&question)
+                    && let Some(work) = self.in_flight.works.get_mut(work_id)
+                {
+                    work.waiting.push(id);
+                    flight.work = Some(*work_id);
+                } else if let Some(service) = self.service_of(id) {
+                    self.work(vec![id], Some(Arc::new(question)), service);
+                }
+            }
+            Found::Duplicate(id, stored) => self.answer_duplicate(id, stored),
+        }
+    }
+
+    fn service_of(&self, id: RecordId) -> Option<String> {
+        let flight = self.in_flight.flights.get(&id)?;
+        Some(self.maps.borrow().get(&flight.record.task)?.service.clone())
+    }
+
+    // 3. The dispatch.
+
+    /// Begins the work that these requests wait for.
+    pub(crate) fn work(
+        &mut self,
+        waiting: Vec<RecordId>,
+        question: Option<Arc<Question>>,
+        service: String,
+    ) {
+        let Some(&id) = waiting.first() else { return };
+        for waiting in &waiting {
+            if let Some(flight) = self.in_flight.flights.get_mut(waiting) {
+                flight.work = Some(id);
+            }
+        }
+        if let Some(question) = &question {
+            self.in_flight.by_question.insert(question.clone(), id);
+        }
+        let work = Work {
+            waiting,
+            question,
+            service,
+            attempts: 0,
+            dispatched_unix_ms: None,
+            backend: None,
+            tried: Vec::new(),
+            timer: None,
+        };
+        self.in_flight.works.insert(id, work);
+        self.metrics.dispatched.inc();
+        self.budget.earn();
+        self.place(id);
+    }
+
+    /// Publishes a dispatch to the backend that was chosen, and waits for so long.
+    pub(crate) fn dispatch(&mut self, id: RecordId, silent_after: Duration) {
+        let Some(work) = self.in_flight.works.get(&id) else { return };
+        let (Some(due), Some(flight)) = (self.in_flight.due(work), self.in_flight.flights.get(&id))
+        else {
+            return;
+        };
+        let Some(work) = self.in_flight.works.get_mut(&id) else { return };
+        let Some(backend) = &work.backend else { return };
+        work.attempts += 1;
+        let now = Instant::now();
+        work.dispatched_unix_ms = Some(self.clock.unix_ms(now));
+        let dispatch = Dispatch {
+            record_id: id,
+            to: backend.address.clone(),
+            from: self.me.address().clone(),
+            task: flight.record.task.clone(),
+            subtask: flight.record.subtask.clone(),
+            body: flight.record.body.clone(),
+            deadline_unix_ms: Some(self.clock.unix_ms(due)),
+            attempt: Some(work.attempts),
+            traceparent: None,
+        };
+        let letter = Letter {
+            to: dispatch.to.clone(),
+            payload: dispatch.encode().into(),
+            expires: due,
+            tag: Tag::Dispatch(id, work.attempts),
+        };
+        if let Some(timer) = work.timer.take() {
+            self.timers.try_remove(&timer);
+        }
+        work.timer = Some(self.timers.insert_at(Timer::Work(id), now + silent_after));
+        if self.outbox.send(letter).is_err() {
+            // It counts as silent: sent again in time, or failed at the deadline.
+            self.metrics.dropped("outbox_full");
+        }
+    }
+
+    // 4. The result.
+
+    fn take_result(&mut self, result: TaskResult) {
+        let Some(work) = self.in_flight.works.get(&result.record_id) else {
+            // The first result has won, or the deadline had.
+            return self.metrics.unused_result("late");
+        };
+        if let Ended::Failed(failure) = &result.ended
+            && matches!(failure.code, FailureCode::Overloaded | FailureCode::Draining)
+            && work.backend.as_ref().is_some_and(|member| member.address == result.from)
+            && self.another_backend(result.record_id, "refused")
+        {
+            return self.metrics.unused_result("refused");
+        }
+        self.metrics.results_taken.inc();
+        let Some(work) = self.leave_work(result.record_id) else { return };
+        let Some(first) = self.in_flight.flights.get(&result.record_id) else { return };
+        let outcome = match result.ended {
+            Ended::Final(text) => Ok(text),
+            Ended::Raw(text) => normalize_result(&first.record.task, text),
+            Ended::Failed(failure) => Err(failure),
+        };
+        for (nth, id) in work.waiting.iter().enumerate() {
+            if let Some(flight) = self.in_flight.flights.get_mut(id) {
+                flight.record.progress = work.progress(&result.from);
+            }
+            let outcome = match &outcome {
+                Ok(text) if nth == 0 => Outcome::Answered(text.clone()),
+                Ok(text) => Outcome::Repeated { text: text.clone(), from: result.record_id },
+                Err(failure) => Outcome::Failed(failure.clone()),
+            };
+            self.end(*id, outcome, result.timing);
+        }
+    }
+
+    /// Takes a work out of flight: nobody waits for its backend any more.
+    pub(crate) fn leave_work(&mut self, id: RecordId) -> Option<Work> {
+        let work = self.in_flight.remove_work(id)?;
+        if let Some(backend) = &work.backend {
+            self.placement.done(&backend.address.container);
+        }
+        if let Some(timer) = &work.timer {
+            self.timers.try_remove(timer);
+        }
+        Some(work)
+    }
+
+    /// Ends a request with a failure.
+    pub(crate) fn fail(&mut self, id: RecordId, code: FailureCode, detail: impl Into<String>) {
+        self.end(id, Outcome::Failed(Failure::new(code, detail)), None);
+    }
+
+    /// Ends a request: its record is completed, and when that is durable it is answered.
+    fn end(&mut self, id: RecordId, outcome: Outcome, timing: Option<shared::contract::Timing>) {
+        let at_unix_ms = self.clock.now_unix_ms();
+        let Some(flight) = self.in_flight.flights.get_mut(&id) else { return };
+        if flight.record.end.is_some() {
+            return;
+        }
+        flight.work = None;
+        if let Some(timer) = flight.timer.take() {
+            self.timers.try_remove(&timer);
+        }
+        flight.record.end = Some(End {
+            outcome,
+            at_unix_ms,
+            waited_us: timing.map(|timing| timing.waited_us),
+            ran_us: timing.map(|timing| timing.ran_us),
+        });
+        let write = match flight.stored {
+            Stored::Not => Write::Insert(flight.record.clone()),
+            Stored::Open => Write::Complete(flight.record.clone()),
+            // Completed when the opening is durable.
+            Stored::Opening | Stored::Ending => return,
+        };
+        flight.stored = Stored::Ending;
+        self.write(id, write);
+    }
+
+    fn write(&mut self, id: RecordId, write: Write) {
+        if self.log.write(write).is_err() {
+            self.written((id, None));
+        }
+    }
+
+    // 5. The reply.
+
+    /// What became of a write.
+    pub(crate) fn written(&mut self, (id, written): batch::Outcome) {
+        let Some(flight) = self.in_flight.flights.get_mut(&id) else { return };
+        let was_opening = flight.stored == Stored::Opening;
+        match written {
+            Some(Written::Done) if was_opening => {
+                flight.stored = Stored::Open;
+                self.opened(id);
+            }
+            Some(Written::Done) => self.reply(id),
+            Some(Written::DuplicateRequest) => {
+                let lookup = Lookup::Duplicate(id, flight.record.request_id.clone());
+                if self.lookups.try_send(lookup).is_err() {
+                    self.drop_flight(id, "duplicate_not_looked_up");
+                }
+            }
+            // Closed by somebody else, who found it overdue: so has the frontend.
+            Some(Written::AlreadyEnded) => self.drop_flight(id, "already_ended"),
+            // A pure task is done all the same: its last write decides.
+            None if was_opening && flight.record.pure && flight.record.end.is_none() => {
+                flight.stored = Stored::Not;
+            }
+            None => {
+                let detail = "the audit log could not be written, so the result is not given out";
+                self.answer(id, Ended::Failed(Failure::new(FailureCode::AuditUnavailable, detail)));
+            }
+        }
+    }
+
+    /// A record is durable as open.
+    fn opened(&mut self, id: RecordId) {
+        let Some(flight) = self.in_flight.flights.get_mut(&id) else { return };
+        if flight.record.end.is_some() {
+            flight.stored = Stored::Ending;
+            let write = Write::Complete(flight.record.clone());
+            return self.write(id, write);
+        }
+        if flight.work.is_none() && !flight.record.pure {
+            match self.service_of(id) {
+                Some(service) => self.work(vec![id], None, service),
+                None => self.fail(id, FailureCode::UnknownTask, "the task was taken off the map"),
+            }
+        }
+    }
+
+    /// Answers a request whose record is complete and durable.
+    fn reply(&mut self, id: RecordId) {
+        let Some(flight) = self.in_flight.flights.get(&id) else { return };
+        let Some(end) = &flight.record.end else { return };
+        let ended = match &end.outcome {
+            Outcome::Answered(text) => {
+                self.metrics.answered.inc();
+                if flight.record.pure {
+                    let answer = Answer { record: id, text: text.clone() };
+                    self.answers.insert(question_of(&flight.record), answer);
+                }
+                Ended::Final(text.clone())
+            }
+            Outcome::Repeated { text, .. } => {
+                self.metrics.repeated.inc();
+                Ended::Final(text.clone())
+            }
+            Outcome::Failed(failure) => Ended::Failed(failure.clone()),
+        };
+        self.answer(id, ended);
+    }
+
+    /// Publishes the reply, and the request is over.
+    fn answer(&mut self, id: RecordId, ended: Ended) {
+        let Some(flight) = self.over(id) else { return };
+        if let Ended::Failed(failure) = &ended {
+            self.metrics.failed(failure.code.as_str());
+        }
+        self.send_reply(flight.record.request_id, flight.record.frontend, ended, flight.due);
+    }
+
+    /// Another record has the same request id: the frontend offered the request twice. Its answer
+    /// is this one's too; while it has none, whoever holds it will answer.
+    fn answer_duplicate(&mut self, id: RecordId, stored: Option<Box<StoredRecord>>) {
+        let ended = stored.and_then(|stored| match (stored.status.as_str(), stored.response) {
+            ("answered", Some(text)) => Some(Ended::Final(text)),
+            ("open", _) => None,
+            (_, _) => {
+                let code = stored.reason.as_deref().and_then(FailureCode::from_name);
+                let code = code.unwrap_or(FailureCode::Abandoned);
+                Some(Ended::Failed(Failure::new(code, stored.detail.unwrap_or_default())))
+            }
+        });
+        match ended {
+            Some(ended) => self.answer(id, ended),
+            None => self.drop_flight(id, "duplicate"),
+        }
+    }
+
+    /// The request is over without a reply of ours.
+    fn drop_flight(&mut self, id: RecordId, why: &'static str) {
+        self.metrics.failed(why);
+        self.over(id);
+    }
+
+    fn over(&mut self, id: RecordId) -> Option<Flight> {
+        let flight = self.in_flight.remove(id)?;
+        if let Some(timer) = &flight.timer {
+            self.timers.try_remove(timer);
+        }
+        if let Some(work) = flight.work {
+            self.stop_waiting(id, work);
+        }
+        Some(flight)
+    }
+
+    /// Answers a task that is not taken: it leaves no record (design, "Errors over HTTP").
+    fn refuse(&mut self, task: &Task, failure: Failure) {
+        self.metrics.failed(failure.code.as_str());
+        let expires = Instant::now() + self.settings.usual_deadline;
+        let to = task.from.clone();
+        self.send_reply(task.request_id.clone(), to, Ended::Failed(failure), expires);
+    }
+
+    fn send_reply(&mut self, request_id: RequestId, to: Address, ended: Ended, expires: Instant) {
+        let reply = Reply { request_id, to, ended };
+        let payload = reply.encode(self.me.address()).into();
+        let letter = Letter { to: reply.to, payload, expires, tag: Tag::Reply };
+        if self.outbox.send(letter).is_err() {
+            // The frontend offers the request again, and the log has the answer.
+            self.metrics.dropped("outbox_full");
+        }
+    }
+
+    // 6. What is due.
+
+    pub(crate) fn due(&mut self, timer: Timer) {
+        match timer {
+            Timer::Work(id) => self.silent(id),
+            Timer::Flight(id) => {
+                let Some(flight) = self.in_flight.flights.get_mut(&id) else { return };
+                flight.timer = None;
+                if Instant::now() < flight.due {
+                    flight.timer = Some(self.timers.insert_at(timer, flight.due));
+                    if flight.stored == Stored::Not {
+                        self.open(id);
+                    }
+                    return;
+                }
+                let work = flight.work.take();
+                let how_far = work
+                    .and_then(|work| self.in_flight.works.get(&work))
+                    .map(|work| {
+                        flight.record.progress = work.progress_so_far();
+                        work.how_far()
+                    })
+                    .unwrap_or_else(|| "it was not dispatched".into());
+                if let Some(work) = work {
+                    self.stop_waiting(id, work);
+                }
+                self.fail(id, FailureCode::DeadlineExceeded, format!("the deadline passed: {how_far}"));
+            }
+        }
+    }
+
+    /// One of those who wait for a work has gone. The others go on: where the work was known by the
+    /// one that has gone, it is begun anew under the next.
+    fn stop_waiting(&mut self, id: RecordId, work_id: RecordId) {
+        let Some(work) = self.in_flight.works.get_mut(&work_id) else { return };
+        work.waiting.retain(|waiting| *waiting != id);
+        if id != work_id && !work.waiting.is_empty() {
+            return;
+        }
+        if let Some(work) = self.leave_work(work_id)
+            && !work.waiting.is_empty()
+        {
+            self.work(work.waiting, work.question, work.service);
+        }
+    }
+}
+
+fn question_of(record: &Record) -> Question {
+    Question {
+        from_service: record.frontend.service.to_string(),
+        task: record.task.clone(),
+        subtask: record.subtask.clone(),
+        body: record.body.clone(),
+    }
+}
+
+impl Work {
+    /// For the record of a request that was answered.
+    fn progress(&self, answered_by: &Address) -> Progress {
+        let dispatched_to = self.backend.as_ref().filter(|backend| backend.address == *answered_by);
+        Progress {
+            attempts: self.attempts,
+            dispatched_unix_ms: self.dispatched_unix_ms,
+            backend: Some(answered_by.clone()),
+            image: dispatched_to.and_then(|backend| backend.image.as_deref().map(str::to_owned)),
+        }
+    }
+
+    /// For the record of a request that was not.
+    pub(crate) fn progress_so_far(&self) -> Progress {
+        Progress {
+            attempts: self.attempts,
+            dispatched_unix_ms: self.dispatched_unix_ms,
+            backend: self.backend.as_ref().map(|backend| backend.address.clone()),
+            image: self.backend.as_ref().and_then(|b| b.image.as_deref().map(str::to_owned)),
+        }
+    }
+
+    fn how_far(&self) -> String {
+        match &self.backend {
+            Some(backend) => format!(
+                "it was dispatched {} time(s), last to {}, and there was no result",
+                self.attempts, backend.address
+            ),
+            None => "no backend could be reached".into(),
+        }
+    }
+}
