@@ -1,6 +1,6 @@
 //! Our images beside stand-ins for the older ones, as containers found through the engine.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use e2e::{
     bodies::{FIVE, Question, awkward, quoted},
     case::{Case, run_on_engine},
@@ -34,7 +34,7 @@ async fn ask_everything(containers: &Containers<'_>, expect: Expect) -> Result<(
             .await?
             .expect_body(r#"{"message":"OK"}"#)?;
         for (body, expected) in FIVE {
-            let answer = http::task(address, body).await?;
+            let answer = http::task(address, body).await.context(body)?;
             match expect {
                 Expect::Exact => answer.expect_body(expected)?,
                 Expect::AnyDialect => {
@@ -52,7 +52,9 @@ async fn ask_everything(containers: &Containers<'_>, expect: Expect) -> Result<(
             }
         }
         for question in awkward() {
-            let answer = http::task(address, question.body.clone()).await?;
+            let answer = http::task(address, question.body.clone())
+                .await
+                .with_context(|| question.body.clone())?;
             ensure_same(&question, &answer, expect)?;
         }
     }
@@ -96,7 +98,9 @@ fn same_in_any_dialect(question: &Question, result: &str) -> bool {
 async fn ask_quoted(containers: &Containers<'_>, or_stripped: bool) -> Result<()> {
     for address in containers.addresses() {
         for question in quoted() {
-            let answer = http::task(address, question.body.clone()).await?;
+            let answer = http::task(address, question.body.clone())
+                .await
+                .with_context(|| question.body.clone())?;
             ensure!(answer.status == 200, "{question:?}: {}", answer.text());
             let answered = answer.json()?;
             let result = answered["result"].as_str().unwrap_or("no text");
@@ -218,6 +222,68 @@ fn node_frontends_work_before_our_services() {
 #[test]
 fn java_frontends_work_before_our_services() {
     foreign_frontends(Maker::Java);
+}
+
+/// Ours in one position, one family in the two others: the first swap, or the last.
+fn ours_alone(ours: Role, others: Maker) {
+    run_on_engine(async |case| {
+        let maker = |role| if role == ours { Maker::Ours } else { others };
+        let roles = [Role::Backend, Role::Events, Role::Frontend];
+        let parts = roles.map(|role| (maker(role), role, 2));
+        let containers = deployment(case, &parts).await?;
+        // Our backend's text is final, and our frontend makes any text so; our events service
+        // alone has nobody who would tell it how the frontend's caller wants it.
+        let expect = match ours {
+            Role::Backend | Role::Frontend => Expect::Exact,
+            Role::Events => Expect::AnyDialect,
+        };
+        ask_everything(&containers, expect).await
+    });
+}
+
+#[test]
+fn our_backends_work_among_go_services() {
+    ours_alone(Role::Backend, Maker::Go);
+}
+
+#[test]
+fn our_backends_work_among_node_services() {
+    ours_alone(Role::Backend, Maker::Node);
+}
+
+#[test]
+fn our_backends_work_among_java_services() {
+    ours_alone(Role::Backend, Maker::Java);
+}
+
+#[test]
+fn our_events_services_work_among_go_services() {
+    ours_alone(Role::Events, Maker::Go);
+}
+
+#[test]
+fn our_events_services_work_among_node_services() {
+    ours_alone(Role::Events, Maker::Node);
+}
+
+#[test]
+fn our_events_services_work_among_java_services() {
+    ours_alone(Role::Events, Maker::Java);
+}
+
+#[test]
+fn our_frontends_work_among_go_services() {
+    ours_alone(Role::Frontend, Maker::Go);
+}
+
+#[test]
+fn our_frontends_work_among_node_services() {
+    ours_alone(Role::Frontend, Maker::Node);
+}
+
+#[test]
+fn our_frontends_work_among_java_services() {
+    ours_alone(Role::Frontend, Maker::Java);
 }
 
 #[test]
