@@ -76,7 +76,7 @@ fn a_body_that_is_no_task_is_refused_with_the_rule() {
         let deep_in_object = format!(r#"{{"a1": {deep}, "a2": 1}}"#);
         for (body, status, code) in [
             ("", 400, "body_empty"),
-            (" \r\n\t", 400, "body_empty"),
+            (" \r\n\t", 400, "malformed_json"),
             (r#"{"a1": 5, "a1": 10}"#, 400, "duplicate_key"),
             (r#"{"a1": 5, "\u0061\u0031": 10}"#, 400, "duplicate_key"),
             (r#"{"a1": 5, "a2": 10, "a1": 5}"#, 400, "duplicate_key"),
@@ -266,7 +266,7 @@ fn the_limit_of_the_body_is_a_setting() {
         let answer = http::task(up.frontends[0].http, vec![b' '; 65]).await?;
         answer.expect_problem(413, "body_too_large")?;
         let answer = http::task(up.frontends[0].http, vec![b' '; 64]).await?;
-        answer.expect_problem(400, "body_empty")?;
+        answer.expect_problem(400, "malformed_json")?;
         Ok(())
     });
 }
