@@ -337,6 +337,11 @@ fn with_event<T>(
 ) -> Result<T, Rejected> {
     if payload.first() == Some(&b'"') {
         let text = go_quoted::unquote(payload).ok_or(Rejected::BadLiteral)?;
+        if let Ok(event) = serde_json::from_slice(&text) {
+            return read(event);
+        }
+        // An object put together by hand may hold control characters, which JSON wants escaped.
+        let text = go_quoted::escape_controls(&text);
         read(serde_json::from_slice(&text)?)
     } else {
         read(serde_json::from_slice(payload)?)

@@ -30,6 +30,25 @@ pub(super) fn unquote(literal: &[u8]) -> Option<Vec<u8>> {
     Some(text)
 }
 
+/// Escapes the control characters inside the strings of a JSON text; those between them are white
+/// space.
+pub(super) fn escape_controls(text: &[u8]) -> Vec<u8> {
+    let mut escaped = Vec::with_capacity(text.len() + 16);
+    let (mut in_string, mut after_backslash) = (false, false);
+    for &byte in text {
+        if in_string && byte < 0x20 {
+            escaped.extend_from_slice(format!("\\u{byte:04x}").as_bytes());
+        } else {
+            escaped.push(byte);
+        }
+        if byte == b'"' && !after_backslash {
+            in_string = !in_string;
+        }
+        after_backslash = in_string && byte == b'\\' && !after_backslash;
+    }
+    escaped
+}
+
 /// `\uXXXX`, or the pair of surrogates by which JSON writes what is beyond U+FFFF.
 fn unicode(rest: &mut &[u8]) -> Option<char> {
     let unit = hex(rest, 4)?;

@@ -1,0 +1,123 @@
+use std::sync::Mutex;
+
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::{
+    bus::{Message, memory::MemoryBus},
+    discovery::{Listed, Present},
+};
+
+type Lost = Arc<Mutex<Vec<(u32, Undelivered)>>>;
+
+struct Set {
+    bus: Arc<dyn Bus>,
+    roster: Arc<Roster>,
+    outbox: Outbox<u32>,
+    lost: Lost,
+    running: JoinHandle<()>,
+}
+
+fn set() -> Set {
+    let bus: Arc<dyn Bus> = Arc::new(MemoryBus::default());
+    let (roster, lost) = (Arc::new(Roster::default()), Lost::default());
+    let into = lost.clone();
+    let (outbox, postman) =
+        outbox(bus.clone(), roster.clone(), "all", &mut Registry::default(), move |tag, why| {
+            into.lock().unwrap().push((tag, why));
+        });
+    Set { bus, roster, outbox, lost, running: tokio::spawn(postman.run()) }
+}
+
+impl Set {
+    fn send(&self, to: &str, tag: u32) {
+        let to = Address::new(to, "backend").unwrap();
+        let expires = Instant::now() + Duration::from_secs(1);
+        self.outbox.send(Letter { to, payload: "x".into(), expires, tag }).unwrap();
+    }
+
+    fn list(&self, id: &str) {
+        let address = Address::new(id, "backend").unwrap();
+        self.roster.list(vec![Listed { address, image: None, stack: None }]);
+    }
+
+    fn announce(&self, id: &str) {
+        let address = Address::new(id, "backend").unwrap();
+        self.roster.present(Present {
+            address,
+            image: None,
+            stack: None,
+            is_draining: false,
+            in_flight: 0,
+        });
+    }
+
+    async fn hear(&self, channel: &str) -> mpsc::Receiver<Message> {
+        self.bus.subscribe(vec![channel.into()]).await.unwrap()
+    }
+
+    /// Lets the postman finish; what was lost.
+    async fn end(self) -> Vec<(u32, Undelivered)> {
+        drop(self.outbox);
+        self.running.await.unwrap();
+        let lost = self.lost.lock().unwrap();
+        lost.clone()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_direct_channel_is_preferred() {
+    let set = set();
+    let (mut direct, mut all) = (set.hear("all:one").await, set.hear("all").await);
+    set.list("one");
+    set.send("one", 1);
+    assert!(direct.recv().await.is_some());
+    assert_eq!(set.end().await, []);
+    assert!(all.try_recv().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_older_container_is_reached_by_broadcast_and_the_detour_is_paid_once() {
+    let set = set();
+    let mut all = set.hear("all").await;
+    set.list("old");
+    set.send("old", 1);
+    assert!(all.recv().await.is_some());
+    let mut direct = set.hear("all:old").await;
+    set.send("old", 2);
+    assert!(all.recv().await.is_some());
+    assert_eq!(set.end().await, []);
+    assert!(direct.try_recv().is_err(), "the direct channel was tried again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_nobody_knows_is_not_there() {
+    let set = set();
+    let mut all = set.hear("all").await;
+    set.send("gone", 1);
+    assert_eq!(set.end().await, [(1, Undelivered::NobodyThere)]);
+    assert!(all.try_recv().is_err(), "a message for nobody was broadcast");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_of_ours_that_does_not_listen_is_gone_although_it_is_listed() {
+    let set = set();
+    let _all = set.hear("all").await;
+    set.list("ours");
+    set.announce("ours");
+    set.send("ours", 1);
+    let roster = set.roster.clone();
+    assert_eq!(set.end().await, [(1, Undelivered::NobodyThere)]);
+    assert!(roster.members().borrow().is_empty(), "it is still chosen");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_expired_is_not_sent() {
+    let set = set();
+    let mut direct = set.hear("all:one").await;
+    let to = Address::new("one", "backend").unwrap();
+    let letter = Letter { to, payload: "x".into(), expires: Instant::now(), tag: 1 };
+    set.outbox.send(letter).unwrap();
+    assert_eq!(set.end().await, [(1, Undelivered::Expired)]);
+    assert!(direct.try_recv().is_err());
+}

@@ -1,0 +1,9 @@
+//! What needs nothing but cargo: the wire frames of foreign dialects, and the ports' suites on the
+//! implementations in memory.
+
+#[path = "../suite/mod.rs"]
+mod suite;
+
+mod memory;
+mod presence;
+mod wire;
