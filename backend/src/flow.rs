@@ -237,7 +237,7 @@ impl Flow {
             timing: Some(timing),
         };
         let letter =
-            Letter { to: dispatch.from.clone(), payload: result.encode().into(), expires, tag: () };
+            Letter { to: dispatch.from.clone(), payload: result.encode().into(), expires, has_alternatives: false, tag: () };
         if self.outbox.send(letter).is_err() {
             // The events service asks again, and the answer is in memory.
             self.metrics.count("outbox_full");

@@ -11,12 +11,15 @@
 //! at [`Record`].
 
 use async_trait::async_trait;
-use shared::contract::{Address, Failure, RecordId, RequestId};
+use shared::contract::{Address, Failure, FailureCode, RecordId, RequestId};
 
 pub mod batch;
 pub mod mongo;
 pub mod sqlite;
 mod text_id;
+
+/// The sentence in records that [`AuditLog::close_overdue`] closed.
+const ABANDONED_DETAIL: &str = "the services that held the task ended before it did";
 
 /// A record as we write it.
 ///
@@ -95,10 +98,29 @@ pub enum Outcome {
     },
     /// It failed: status `timed_out` for [`FailureCode::DeadlineExceeded`], `abandoned` for
     /// [`FailureCode::Abandoned`], else `failed`.
-    ///
-    /// [`FailureCode::DeadlineExceeded`]: shared::contract::FailureCode::DeadlineExceeded
-    /// [`FailureCode::Abandoned`]: shared::contract::FailureCode::Abandoned
     Failed(Failure),
+}
+
+impl Outcome {
+    /// The status of a record that ended so.
+    pub fn status(&self) -> Status {
+        match self {
+            Outcome::Answered(_) | Outcome::Repeated { .. } => Status::Answered,
+            Outcome::Failed(failure) => match failure.code {
+                FailureCode::DeadlineExceeded => Status::TimedOut,
+                FailureCode::Abandoned => Status::Abandoned,
+                _ => Status::Failed,
+            },
+        }
+    }
+
+    /// The response text, if there is one.
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Outcome::Answered(text) | Outcome::Repeated { text, .. } => Some(text),
+            Outcome::Failed(_) => None,
+        }
+    }
 }
 
 /// The state of a record, as the field `status` says it.

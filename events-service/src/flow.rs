@@ -293,6 +293,7 @@ impl Flow {
             to: dispatch.to.clone(),
             payload: dispatch.encode().into(),
             expires: due,
+            has_alternatives: true,
             tag: Tag::Dispatch(id, work.attempts),
         };
         if let Some(timer) = work.timer.take() {
@@ -514,7 +515,8 @@ impl Flow {
     fn send_reply(&mut self, request_id: RequestId, to: Address, ended: Ended, expires: Instant) {
         let reply = Reply { request_id, to, ended };
         let payload = reply.encode(self.me.address()).into();
-        let letter = Letter { to: reply.to, payload, expires, tag: Tag::Reply };
+        let letter =
+            Letter { to: reply.to, payload, expires, has_alternatives: false, tag: Tag::Reply };
         if self.outbox.send(letter).is_err() {
             // The frontend offers the request again, and the log has the answer.
             self.metrics.dropped("outbox_full");

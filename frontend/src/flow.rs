@@ -124,6 +124,7 @@ impl Flow {
             to: task.to.clone(),
             payload: task.encode().into(),
             expires: due,
+            has_alternatives: true,
             tag: task.request_id.clone(),
         };
         self.outbox.send(letter).map_err(|_| {

@@ -5,8 +5,8 @@
 //!
 //! `PUBLISH` answers with the number of receivers (contract, "Direct channel"). On a direct channel
 //! 1 means delivered, 0 that the container is of an older image or gone: the message then goes to
-//! the broadcast channel if discovery still lists the container and it never had a direct channel,
-//! and is otherwise undelivered. Which containers have a direct channel is remembered.
+//! the broadcast channel if the container never had a direct channel and discovery still lists it
+//! (or the message is for that container only), and is otherwise undelivered. Which containers have a direct channel is remembered.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -53,6 +53,10 @@ pub struct Letter<T> {
     pub payload: Bytes,
     /// Until when it is of use: so long is it tried again while the bus is down.
     pub expires: Instant,
+    /// Whether the sender would rather choose another container than broadcast to one that nobody
+    /// lists: so it is with tasks and dispatches. A result or a reply is for one container only,
+    /// and a process without an engine to ask does not know whether an older one is there.
+    pub has_alternatives: bool,
     /// What the sender knows it by.
     pub tag: T,
 }
@@ -222,7 +226,7 @@ impl<T, F: FnMut(T, Undelivered)> Postman<T, F> {
         let is_grace = self.is_grace();
         for ((letter, is_direct), answer) in letters.into_iter().zip(answers) {
             match answer {
-                Ok(0) if is_direct && self.has_no_direct(&letter.to) => to_all.push(letter),
+                Ok(0) if is_direct && self.has_no_direct(&letter) => to_all.push(letter),
                 Ok(0) if is_grace && self.roster.is_alive(&letter.to.container) => {
                     outcomes.again.inc();
                     refused = true;
@@ -310,13 +314,14 @@ impl<T, F: FnMut(T, Undelivered)> Postman<T, F> {
 
     /// After nobody heard a message on its direct channel: whether that is because the container is
     /// of an image that has none (and is still there).
-    fn has_no_direct(&mut self, to: &Address) -> bool {
-        let Some(direct) = self.direct.get_mut(&to.container) else { return false };
-        if direct.kind == DirectKind::Has || self.roster.is_ours(&to.container) {
+    fn has_no_direct(&mut self, letter: &Letter<T>) -> bool {
+        let container = &letter.to.container;
+        let Some(direct) = self.direct.get_mut(container) else { return false };
+        if direct.kind == DirectKind::Has || self.roster.is_ours(container) {
             return false;
         }
         direct.kind = DirectKind::Lacks;
-        self.roster.is_listed(&to.container)
+        !letter.has_alternatives || self.roster.is_listed(container)
     }
 }
 

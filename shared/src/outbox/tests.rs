@@ -29,11 +29,15 @@ fn set() -> Set {
     Set { bus, roster, outbox, lost, running: tokio::spawn(postman.run()) }
 }
 
+fn letter(to: &str, tag: u32) -> Letter<u32> {
+    let to = Address::new(to, "backend").unwrap();
+    let expires = Instant::now() + Duration::from_secs(1);
+    Letter { to, payload: "x".into(), expires, has_alternatives: true, tag }
+}
+
 impl Set {
     fn send(&self, to: &str, tag: u32) {
-        let to = Address::new(to, "backend").unwrap();
-        let expires = Instant::now() + Duration::from_secs(1);
-        self.outbox.send(Letter { to, payload: "x".into(), expires, tag }).unwrap();
+        self.outbox.send(letter(to, tag)).unwrap();
     }
 
     fn list(&self, id: &str) {
@@ -100,6 +104,15 @@ async fn a_container_that_nobody_knows_is_not_there() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_for_one_container_only_is_broadcast_to_it_even_if_nobody_knows_it() {
+    let set = set();
+    let mut all = set.hear("all").await;
+    set.outbox.send(Letter { has_alternatives: false, ..letter("old", 1) }).unwrap();
+    assert!(all.recv().await.is_some());
+    assert_eq!(set.end().await, []);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_container_of_ours_that_does_not_listen_is_gone_although_it_is_listed() {
     let set = set();
     let _all = set.hear("all").await;
@@ -115,9 +128,7 @@ async fn a_container_of_ours_that_does_not_listen_is_gone_although_it_is_listed(
 async fn what_has_expired_is_not_sent() {
     let set = set();
     let mut direct = set.hear("all:one").await;
-    let to = Address::new("one", "backend").unwrap();
-    let letter = Letter { to, payload: "x".into(), expires: Instant::now(), tag: 1 };
-    set.outbox.send(letter).unwrap();
+    set.outbox.send(Letter { expires: Instant::now(), ..letter("one", 1) }).unwrap();
     assert_eq!(set.end().await, [(1, Undelivered::Expired)]);
     assert!(direct.try_recv().is_err());
 }
