@@ -1,0 +1,313 @@
+//! A batch of writes as a few commands, sent at once: the texts, the new records, the completions.
+//!
+//! Why the commands need no order among them: a batch holds one write of a record at most, nothing
+//! is told before all are acknowledged, and a record whose text is not there yet answers nobody
+//! (`find_answers`). Why repeating a batch is harmless: the ids of records and texts are ours, so
+//! what is there already is a duplicate `_id` and no second document.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::PoisonError,
+};
+
+use futures_util::future::join_all;
+use mongodb::bson::{
+    Bson, Document, RawArrayBuf, RawDocumentBuf, doc,
+    oid::ObjectId,
+    raw::{CStr, cstr},
+};
+
+use super::{COMMAND_MAX, MongoAuditLog, Texts, WORK_MAX, documents, read};
+use crate::audit::{AuditError, Record, Write, Written, text_id::{KnownIds, TextId}};
+
+/// Bytes of documents in one command. A command is one document, of at most 16 MiB; a document of
+/// ours is at most a little larger than a body (1 MiB), so that this one can be passed by one.
+const COMMAND_BYTES_MAX: usize = 12 << 20;
+/// Documents in one command, of which servers take 100,000.
+const COMMAND_DOCUMENTS_MAX: usize = 10_000;
+/// The server's code for a duplicate key.
+const DUPLICATE_KEY: i64 = 11000;
+
+/// What a command writes, and for whom.
+enum Purpose {
+    Requests(Vec<TextId>),
+    Responses(Vec<TextId>),
+    /// New records of the writes at these places of the batch.
+    Inserts(Vec<usize>),
+    /// Ends of records, of the writes at these places of the batch.
+    Completions(Vec<usize>),
+}
+
+/// The documents of a batch, each with what it stands for.
+#[derive(Default)]
+struct Plan {
+    requests: Vec<(TextId, RawDocumentBuf)>,
+    responses: Vec<(TextId, RawDocumentBuf)>,
+    inserts: Vec<(usize, RawDocumentBuf)>,
+    completions: Vec<(usize, RawDocumentBuf)>,
+}
+
+impl Texts {
+    /// Forgets which texts are stored.
+    pub(super) fn forget(&self) {
+        for known in [&self.requests, &self.responses] {
+            known.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+    }
+}
+
+impl MongoAuditLog {
+    pub(super) async fn write_batch(
+        &self,
+        texts: &Texts,
+        batch: &[Write],
+    ) -> Result<Vec<Written>, AuditError> {
+        let commands = Plan::of(batch, texts).commands(&self.write_concern());
+        let running = commands.into_iter().map(|(purpose, command)| async move {
+            (purpose, self.run(command, COMMAND_MAX).await)
+        });
+        // All are waited for, also after a failure: giving up a command closes its connection.
+        let replies = join_all(running).await;
+
+        let mut written: Vec<Written> = batch.iter().map(without_doubt).collect();
+        let mut doubtful = Vec::new();
+        for (purpose, reply) in replies {
+            let reply = reply?;
+            let duplicates = check_reply(&reply).map_err(|why| self.unavailable(why))?;
+            match purpose {
+                // A text that was there already is what we wanted.
+                Purpose::Requests(ids) => remember(&texts.requests, ids),
+                Purpose::Responses(ids) => remember(&texts.responses, ids),
+                Purpose::Inserts(places) => {
+                    let at = |n: &usize| places.get(*n).copied();
+                    doubtful.extend(duplicates.iter().filter_map(at));
+                }
+                Purpose::Completions(places) => {
+                    if count(&reply, "n") != places.len() as u64 {
+                        doubtful.extend(places);
+                    }
+                }
+            }
+        }
+        if !doubtful.is_empty() {
+            self.settle(texts, batch, &doubtful, &mut written).await?;
+        }
+        Ok(written)
+    }
+
+    /// Says of doubtful writes what became of them, from the records as they are stored.
+    async fn settle(
+        &self,
+        texts: &Texts,
+        batch: &[Write],
+        doubtful: &[usize],
+        written: &mut [Written],
+    ) -> Result<(), AuditError> {
+        let ids: Vec<Bson> = doubtful.iter().map(|&n| object_id(record(&batch[n])).into()).collect();
+        let stored = self
+            .within(COMMAND_MAX, async {
+                let tasks = self.database().await?.collection::<Document>("tasks");
+                let found = tasks
+                    .find(doc! { "_id": { "$in": ids } })
+                    .projection(doc! { "status": 1, "toReceivedTime": 1, "toResponseBodyId": 1 })
+                    .max_time(WORK_MAX);
+                read::all(found).await.map_err(|error| self.failure(&error))
+            })
+            .await?;
+        let stored: HashMap<ObjectId, Document> = stored
+            .into_iter()
+            .filter_map(|document| Some((document.get_object_id("_id").ok()?, document)))
+            .collect();
+        for &n in doubtful {
+            let record = record(&batch[n]);
+            let stored = stored.get(&object_id(record));
+            written[n] = match &batch[n] {
+                // Our own insert, repeated: the id is ours.
+                Write::Insert(_) if stored.is_some() => Written::Done,
+                Write::Insert(_) => Written::DuplicateRequest,
+                Write::Complete(_) if stored.is_some_and(|s| is_ended_so(s, record, texts)) => {
+                    Written::Done
+                }
+                Write::Complete(_) => Written::AlreadyEnded,
+            };
+        }
+        Ok(())
+    }
+}
+
+/// Whether the stored record ended exactly as ours. It was then this very completion, in this try or
+/// in an earlier one whose acknowledgement was lost, or one that cannot be told from it.
+fn is_ended_so(stored: &Document, record: &Record, texts: &Texts) -> bool {
+    let Some(end) = &record.end else { return false };
+    let response = end.outcome.text().map(|text| texts.key.id(text).to_hex());
+    stored.get_str("status").ok() == Some(end.outcome.status().as_str())
+        && stored.get_datetime("toReceivedTime").ok() == Some(&documents::date(end.at_unix_ms))
+        && stored.get_str("toResponseBodyId").ok() == response.as_deref()
+}
+
+impl Plan {
+    fn of(batch: &[Write], texts: &Texts) -> Self {
+        let mut plan = Self::default();
+        let mut requests = NewTexts::new(&texts.requests, cstr!("request"));
+        let mut responses = NewTexts::new(&texts.responses, cstr!("response"));
+        for (n, write) in batch.iter().enumerate() {
+            let record = record(write);
+            let response = record.end.as_ref().and_then(|end| end.outcome.text()).map(|text| {
+                let id = texts.key.id(text);
+                responses.add(id, text, &mut plan.responses);
+                id
+            });
+            match (write, &record.end) {
+                (Write::Insert(record), _) => {
+                    let request = texts.key.id(&record.body);
+                    requests.add(request, &record.body, &mut plan.requests);
+                    plan.inserts.push((n, documents::record(record, request, response)));
+                }
+                (Write::Complete(record), Some(end)) => {
+                    plan.completions.push((n, documents::completion(record, end, response)));
+                }
+                (Write::Complete(_), None) => debug_assert!(false, "a completion without an end"),
+            }
+        }
+        plan
+    }
+
+    fn commands(self, concern: &RawDocumentBuf) -> Vec<(Purpose, RawDocumentBuf)> {
+        let mut commands = Vec::with_capacity(4);
+        let insert = cstr!("insert");
+        for (ids, documents) in chunks(self.inserts) {
+            commands.push((Purpose::Inserts(ids), command(insert, "tasks", &documents, concern)));
+        }
+        for (ids, documents) in chunks(self.completions) {
+            let command = command(cstr!("update"), "tasks", &documents, concern);
+            commands.push((Purpose::Completions(ids), command));
+        }
+        for (ids, documents) in chunks(self.requests) {
+            commands.push((Purpose::Requests(ids), command(insert, "requests", &documents, concern)));
+        }
+        for (ids, documents) in chunks(self.responses) {
+            let command = command(insert, "responses", &documents, concern);
+            commands.push((Purpose::Responses(ids), command));
+        }
+        commands
+    }
+}
+
+/// The texts of a batch that are not known to be stored, each once.
+struct NewTexts<'a> {
+    known: std::sync::MutexGuard<'a, KnownIds>,
+    in_batch: HashSet<TextId>,
+    field: &'static CStr,
+}
+
+impl<'a> NewTexts<'a> {
+    fn new(known: &'a std::sync::Mutex<KnownIds>, field: &'static CStr) -> Self {
+        let known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        Self { known, in_batch: HashSet::new(), field }
+    }
+
+    fn add(&mut self, id: TextId, text: &str, plan: &mut Vec<(TextId, RawDocumentBuf)>) {
+        if !self.known.contains(id) && self.in_batch.insert(id) {
+            plan.push((id, documents::text(id, self.field, text)));
+        }
+    }
+}
+
+/// What becomes of a write that the server has no objection to.
+fn without_doubt(write: &Write) -> Written {
+    match write {
+        // It was not sent.
+        Write::Complete(record) if record.end.is_none() => Written::AlreadyEnded,
+        _ => Written::Done,
+    }
+}
+
+fn remember(known: &std::sync::Mutex<KnownIds>, ids: Vec<TextId>) {
+    let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+    ids.into_iter().for_each(|id| known.insert(id));
+}
+
+/// Cuts documents into what fits one command.
+fn chunks<T>(items: Vec<(T, RawDocumentBuf)>) -> Vec<(Vec<T>, RawArrayBuf)> {
+    let mut chunks: Vec<(Vec<T>, RawArrayBuf)> = Vec::new();
+    let mut bytes = usize::MAX;
+    for (item, document) in items {
+        let size = document.as_bytes().len();
+        bytes = bytes.saturating_add(size);
+        match chunks.last_mut() {
+            Some((items, documents))
+                if bytes <= COMMAND_BYTES_MAX && items.len() < COMMAND_DOCUMENTS_MAX =>
+            {
+                items.push(item);
+                documents.push(&*document);
+            }
+            _ => {
+                bytes = size;
+                chunks.push((vec![item], RawArrayBuf::from_iter([&*document])));
+            }
+        }
+    }
+    chunks
+}
+
+fn command(
+    name: &CStr,
+    collection: &str,
+    documents: &RawArrayBuf,
+    concern: &RawDocumentBuf,
+) -> RawDocumentBuf {
+    let is_insert = name == cstr!("insert");
+    let mut command = RawDocumentBuf::new();
+    command.append(name, collection);
+    // Unordered: one duplicate does not keep the rest from being written.
+    command.append(cstr!("ordered"), false);
+    command.append(cstr!("maxTimeMS"), documents::millis(WORK_MAX));
+    command.append(cstr!("writeConcern"), &**concern);
+    command.append(if is_insert { cstr!("documents") } else { cstr!("updates") }, &**documents);
+    command
+}
+
+/// The places of the documents that were there already.
+///
+/// # Errors
+/// Something else went wrong, in the server's words: whether the command took effect is not known.
+pub(super) fn check_reply(reply: &Document) -> Result<Vec<usize>, String> {
+    let mut duplicates = Vec::new();
+    let errors = reply.get_array("writeErrors").map(Vec::as_slice).unwrap_or_default();
+    for error in errors.iter().filter_map(Bson::as_document) {
+        let place = read::integer(error.get("index")).and_then(|index| usize::try_from(index).ok());
+        match place {
+            Some(place) if read::integer(error.get("code")) == Some(DUPLICATE_KEY) => {
+                duplicates.push(place);
+            }
+            _ => return Err(words(error)),
+        }
+    }
+    match reply.get_document("writeConcernError") {
+        Ok(error) => Err(words(error)),
+        Err(_) => Ok(duplicates),
+    }
+}
+
+fn words(error: &Document) -> String {
+    let message = error.get_str("errmsg").unwrap_or("the server says not why");
+    match read::integer(error.get("code")) {
+        Some(code) => format!("{message} (code {code})"),
+        None => message.to_owned(),
+    }
+}
+
+/// A count in a reply; servers give it as one or another kind of number.
+pub(super) fn count(reply: &Document, field: &str) -> u64 {
+    read::integer(reply.get(field)).and_then(|count| u64::try_from(count).ok()).unwrap_or_default()
+}
+
+fn record(write: &Write) -> &Record {
+    match write {
+        Write::Insert(record) | Write::Complete(record) => record,
+    }
+}
+
+fn object_id(record: &Record) -> ObjectId {
+    ObjectId::from_bytes(record.id.0)
+}

@@ -1,0 +1,426 @@
+//! The tables, and writing to them. Runs on the log's own thread.
+
+use std::collections::HashSet;
+
+use rusqlite::{
+    CachedStatement, Connection, OptionalExtension, Transaction, TransactionBehavior, named_params,
+    params,
+};
+use shared::contract::FailureCode;
+
+use super::open;
+use crate::audit::{
+    ABANDONED_DETAIL, AuditError, End, Outcome, Record, Status, Write, Written,
+    text_id::{KnownIds, TextId, TextKey},
+};
+
+/// Field `v` of our records.
+const VERSION: i64 = 2;
+/// Name under which the key of the text ids is kept in `meta`.
+const KEY_NAME: &str = "textKey";
+
+/// The names of the contract and of MongoDB's collections. Texts are found by id only, and are small
+/// on the whole: one tree instead of two. Indexes cost with every record, so each is there for a
+/// question that is really asked, and partial where that is possible.
+const SCHEMA: &str = "
+create table if not exists meta (
+    name text primary key not null,
+    value blob not null
+) without rowid;
+create table if not exists requests (
+    _id text primary key not null,
+    request text not null
+) without rowid;
+create table if not exists responses (
+    _id text primary key not null,
+    response text not null
+) without rowid;
+create table if not exists tasks (
+    _id text primary key not null,
+    fromRequestId text not null,
+    fromContainerId text not null,
+    fromContainerService text not null,
+    fromReceivedTime integer not null,
+    task text not null,
+    subtask text not null,
+    requestBodyId text not null,
+    toContainerId text,
+    toContainerService text,
+    serviceContainerId text not null,
+    serviceContainerService text not null,
+    toReceivedTime integer,
+    toResponseBodyId text,
+    fromSentTime integer,
+    v integer not null,
+    status text not null,
+    reason text,
+    detail text,
+    attempts integer not null,
+    pure integer not null,
+    image text,
+    callerRequestId text,
+    deadline integer not null,
+    dispatchedTime integer,
+    waitedUs integer,
+    ranUs integer,
+    answeredFromId text,
+    salt blob not null,
+    seal blob
+);
+-- One record per request.
+create unique index if not exists roundtrip_request on tasks (fromRequestId);
+-- Answers from the log: only what a backend answered.
+create index if not exists roundtrip_answers on tasks (requestBodyId)
+    where status = 'answered' and pure = 1 and answeredFromId is null;
+-- Records past their deadline. Few are open at any time.
+create index if not exists roundtrip_open on tasks (deadline) where status = 'open';
+-- Listing, newest first.
+create index if not exists roundtrip_received on tasks (fromReceivedTime);
+-- Looking for a caller's own id; few callers send one.
+create index if not exists roundtrip_caller on tasks (callerRequestId)
+    where callerRequestId is not null;
+";
+
+const INSERT_TASK: &str = "
+insert into tasks (
+    _id, fromRequestId, fromContainerId, fromContainerService, fromReceivedTime, task, subtask,
+    requestBodyId, toContainerId, toContainerService, serviceContainerId, serviceContainerService,
+    toReceivedTime, toResponseBodyId, fromSentTime, v, status, reason, detail, attempts, pure, image,
+    callerRequestId, deadline, dispatchedTime, waitedUs, ranUs, answeredFromId, salt
+) values (
+    ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21,
+    ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29
+) on conflict do nothing";
+
+const COMPLETE_TASK: &str = "
+update tasks set
+    toContainerId = coalesce(:toContainerId, toContainerId),
+    toContainerService = coalesce(:toContainerService, toContainerService),
+    toReceivedTime = :at, toResponseBodyId = :response, fromSentTime = :at, status = :status,
+    reason = :reason, detail = :detail, attempts = :attempts, image = coalesce(:image, image),
+    dispatchedTime = coalesce(:dispatched, dispatchedTime), waitedUs = :waited, ranUs = :ran,
+    answeredFromId = :answeredFrom
+where _id = :id and status = 'open'";
+
+const INSERT_REQUEST: &str =
+    "insert into requests (_id, request) values (?1, ?2) on conflict do nothing";
+const INSERT_RESPONSE: &str =
+    "insert into responses (_id, response) values (?1, ?2) on conflict do nothing";
+
+/// The connection and what is known of its content.
+pub(super) struct Store {
+    pub(super) connection: Connection,
+    at: String,
+    is_read_only: bool,
+    pub(super) key: Option<TextKey>,
+    requests: KnownIds,
+    responses: KnownIds,
+}
+
+/// How a record ended, as columns.
+#[derive(Default)]
+struct Ended<'a> {
+    at: Option<i64>,
+    reason: Option<&'static str>,
+    detail: Option<&'a str>,
+    waited: Option<i64>,
+    ran: Option<i64>,
+    answered_from: Option<String>,
+}
+
+impl Store {
+    pub(super) fn new(connection: Connection, at: String, is_read_only: bool) -> Self {
+        let (requests, responses) = (KnownIds::default(), KnownIds::default());
+        Self { connection, at, is_read_only, key: None, requests, responses }
+    }
+
+    pub(super) fn at(&self) -> &str {
+        &self.at
+    }
+
+    pub(super) fn failure(&self, error: &rusqlite::Error) -> AuditError {
+        open::classify(&self.at, error)
+    }
+
+    pub(super) fn unavailable(
+        &self,
+        why: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> AuditError {
+        AuditError::Unavailable { at: self.at.clone(), source: why.into() }
+    }
+
+    pub(super) fn prepare(&mut self) -> Result<(), AuditError> {
+        if self.is_read_only {
+            return Ok(());
+        }
+        let new_key = TextKey::random_bytes().map_err(|error| self.unavailable(error))?;
+        let preparing = || {
+            let transaction = begin(&self.connection)?;
+            transaction.execute_batch(SCHEMA)?;
+            transaction.execute(
+                "insert into meta (name, value) values (?1, ?2) on conflict do nothing",
+                params![KEY_NAME, new_key],
+            )?;
+            let key: Vec<u8> = transaction.query_row(
+                "select value from meta where name = ?1",
+                [KEY_NAME],
+                |row| row.get(0),
+            )?;
+            transaction.commit()?;
+            Ok(key)
+        };
+        let key = preparing().map_err(|error| self.failure(&error))?;
+        self.key = TextKey::from_bytes(&key);
+        self.forget();
+        if self.key.is_none() {
+            let why = format!("the row `{KEY_NAME}` of the table `meta` holds no key");
+            return Err(AuditError::Unusable { at: self.at.clone(), why });
+        }
+        Ok(())
+    }
+
+    pub(super) fn write(&mut self, batch: &[Write]) -> Result<Vec<Written>, AuditError> {
+        let Some(key) = self.key.clone() else {
+            return Err(self.unavailable("the log is not prepared yet"));
+        };
+        let mut texts = NewTexts::default();
+        match self.write_with(&key, batch, &mut texts) {
+            Ok(written) => {
+                texts.requests.into_iter().for_each(|id| self.requests.insert(id));
+                texts.responses.into_iter().for_each(|id| self.responses.insert(id));
+                Ok(written)
+            }
+            Err(error) => {
+                self.forget();
+                Err(self.failure(&error))
+            }
+        }
+    }
+
+    fn write_with(
+        &mut self,
+        key: &TextKey,
+        batch: &[Write],
+        new: &mut NewTexts,
+    ) -> rusqlite::Result<Vec<Written>> {
+        let transaction = begin(&self.connection)?;
+        let mut written = Vec::with_capacity(batch.len());
+        {
+            let mut statements = Statements::prepare(&transaction)?;
+            for write in batch {
+                let (Write::Insert(record) | Write::Complete(record)) = write;
+                let response = match record.end.as_ref().and_then(|end| end.outcome.text()) {
+                    Some(text) => {
+                        let id = key.id(text);
+                        if !self.responses.contains(id) && new.responses.insert(id) {
+                            statements.response.execute(params![id.to_hex(), text])?;
+                        }
+                        Some(id.to_hex())
+                    }
+                    None => None,
+                };
+                written.push(match (write, &record.end) {
+                    (Write::Insert(record), _) => {
+                        let id = key.id(&record.body);
+                        if !self.requests.contains(id) && new.requests.insert(id) {
+                            statements.request.execute(params![id.to_hex(), record.body])?;
+                        }
+                        statements.insert(record, id, response.as_deref())?
+                    }
+                    (Write::Complete(record), Some(end)) => {
+                        statements.complete(record, end, response.as_deref())?
+                    }
+                    (Write::Complete(_), None) => {
+                        debug_assert!(false, "a completion without an end");
+                        Written::AlreadyEnded
+                    }
+                });
+            }
+        }
+        transaction.commit()?;
+        Ok(written)
+    }
+
+    fn forget(&mut self) {
+        self.requests.clear();
+        self.responses.clear();
+    }
+
+    pub(super) fn close_overdue(&self, before_unix_ms: u64, now_unix_ms: u64) -> Result<u64, AuditError> {
+        // Nobody is told of it, so there is no `fromSentTime`.
+        let closing = self.connection.execute(
+            "update tasks set status = ?1, reason = ?2, detail = ?3, toReceivedTime = ?4
+             where status = 'open' and deadline < ?5",
+            params![
+                Status::Abandoned.as_str(),
+                FailureCode::Abandoned.as_str(),
+                ABANDONED_DETAIL,
+                whole(now_unix_ms),
+                whole(before_unix_ms),
+            ],
+        );
+        closing.map(|count| count as u64).map_err(|error| self.failure(&error))
+    }
+
+    pub(super) fn ping(&self) -> Result<(), AuditError> {
+        let asking = self.connection.query_row("select count(*) from sqlite_schema", [], |_| Ok(()));
+        asking.map_err(|error| self.failure(&error))
+    }
+
+    /// Puts what is in the log beside the file into the file, as far as readers let it.
+    pub(super) fn close(self) {
+        if let Err((_, error)) = self.connection.close() {
+            tracing::warn!(%error, at = self.at, "audit log not closed");
+        }
+    }
+}
+
+/// Texts that this batch stores; they count as stored once it is committed.
+#[derive(Default)]
+struct NewTexts {
+    requests: HashSet<TextId>,
+    responses: HashSet<TextId>,
+}
+
+/// The statements of a batch. They are kept by the connection from batch to batch.
+struct Statements<'c> {
+    insert: CachedStatement<'c>,
+    complete: CachedStatement<'c>,
+    request: CachedStatement<'c>,
+    response: CachedStatement<'c>,
+    stored: CachedStatement<'c>,
+}
+
+impl<'c> Statements<'c> {
+    fn prepare(connection: &'c Connection) -> rusqlite::Result<Self> {
+        Ok(Self {
+            insert: connection.prepare_cached(INSERT_TASK)?,
+            complete: connection.prepare_cached(COMPLETE_TASK)?,
+            request: connection.prepare_cached(INSERT_REQUEST)?,
+            response: connection.prepare_cached(INSERT_RESPONSE)?,
+            stored: connection.prepare_cached(
+                "select status, toReceivedTime, toResponseBodyId from tasks where _id = ?1",
+            )?,
+        })
+    }
+
+    fn insert(
+        &mut self,
+        record: &Record,
+        request: TextId,
+        response: Option<&str>,
+    ) -> rusqlite::Result<Written> {
+        let id = record.id.to_string();
+        let backend = record.progress.backend.as_ref();
+        let status = record.end.as_ref().map_or(Status::Open, |end| end.outcome.status());
+        let ended = record.end.as_ref().map(Ended::of).unwrap_or_default();
+        let salt: [u8; 16] = rand::random();
+        let inserted = self.insert.execute(params![
+            id,
+            record.request_id.as_str(),
+            record.frontend.container.as_str(),
+            record.frontend.service.as_str(),
+            whole(record.received_unix_ms),
+            record.task,
+            record.subtask,
+            request.to_hex(),
+            backend.map(|backend| backend.container.as_str()),
+            backend.map(|backend| backend.service.as_str()),
+            record.events_service.container.as_str(),
+            record.events_service.service.as_str(),
+            ended.at,
+            response,
+            // The reply goes out after the record is durable, so this is the moment just before.
+            ended.at,
+            VERSION,
+            status.as_str(),
+            ended.reason,
+            ended.detail,
+            record.progress.attempts,
+            record.pure,
+            record.progress.image,
+            record.caller_request_id,
+            whole(record.deadline_unix_ms),
+            record.progress.dispatched_unix_ms.map(whole),
+            ended.waited,
+            ended.ran,
+            ended.answered_from,
+            salt,
+        ])?;
+        if inserted == 1 {
+            return Ok(Written::Done);
+        }
+        // Our own insert, repeated, or another record of the same request: the id is ours.
+        let is_ours = self.stored.exists([id])?;
+        Ok(if is_ours { Written::Done } else { Written::DuplicateRequest })
+    }
+
+    fn complete(
+        &mut self,
+        record: &Record,
+        end: &End,
+        response: Option<&str>,
+    ) -> rusqlite::Result<Written> {
+        let id = record.id.to_string();
+        let backend = record.progress.backend.as_ref();
+        let ended = Ended::of(end);
+        let status = end.outcome.status().as_str();
+        let completed = self.complete.execute(named_params! {
+            ":id": id,
+            ":toContainerId": backend.map(|backend| backend.container.as_str()),
+            ":toContainerService": backend.map(|backend| backend.service.as_str()),
+            ":at": ended.at,
+            ":response": response,
+            ":status": status,
+            ":reason": ended.reason,
+            ":detail": ended.detail,
+            ":attempts": record.progress.attempts,
+            ":image": record.progress.image,
+            ":dispatched": record.progress.dispatched_unix_ms.map(whole),
+            ":waited": ended.waited,
+            ":ran": ended.ran,
+            ":answeredFrom": ended.answered_from,
+        })?;
+        if completed == 1 {
+            return Ok(Written::Done);
+        }
+        // The same end is this very completion, in an earlier try whose outcome was not known.
+        let stored = self.stored.query_row([id], |row| {
+            let (at, text): (Option<i64>, Option<String>) = (row.get(1)?, row.get(2)?);
+            Ok(row.get_ref(0)?.as_str()? == status
+                && at == ended.at
+                && text.as_deref() == response)
+        });
+        let is_ended_so = stored.optional()?.unwrap_or(false);
+        Ok(if is_ended_so { Written::Done } else { Written::AlreadyEnded })
+    }
+}
+
+impl<'a> Ended<'a> {
+    fn of(end: &'a End) -> Self {
+        let (reason, detail, answered_from) = match &end.outcome {
+            Outcome::Answered(_) => (None, None, None),
+            Outcome::Repeated { from, .. } => (None, None, Some(from.to_string())),
+            Outcome::Failed(failure) => {
+                (Some(failure.code.as_str()), Some(failure.detail.as_str()), None)
+            }
+        };
+        Self {
+            at: Some(whole(end.at_unix_ms)),
+            reason,
+            detail,
+            waited: end.waited_us.map(whole),
+            ran: end.ran_us.map(whole),
+            answered_from,
+        }
+    }
+}
+
+/// Takes the write lock at once: taken later, it could not be waited for.
+fn begin(connection: &Connection) -> rusqlite::Result<Transaction<'_>> {
+    Transaction::new_unchecked(connection, TransactionBehavior::Immediate)
+}
+
+pub(super) fn whole(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
