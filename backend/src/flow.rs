@@ -78,7 +78,11 @@ impl Metrics {
     pub(crate) fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         let (dispatches, in_flight) = (metrics.dispatches.clone(), metrics.in_flight.clone());
-        registry.register("backend_dispatches", "Messages heard, by what became of them", dispatches);
+        registry.register(
+            "backend_dispatches",
+            "Messages heard, by what became of them",
+            dispatches,
+        );
         registry.register("backend_in_flight", "Handlers that wait or run", in_flight);
         metrics
     }
@@ -118,7 +122,9 @@ impl Flow {
 
     fn report_in_flight(&self) {
         let running = self.running.len();
-        self.metrics.in_flight.set(i64::try_from(running).unwrap_or(i64::MAX));
+        self.metrics
+            .in_flight
+            .set(i64::try_from(running).unwrap_or(i64::MAX));
         self.condition.set_in_flight(running as u64);
     }
 
@@ -148,7 +154,9 @@ impl Flow {
             }
             None => {}
         }
-        let expires = self.clock.deadline(dispatch.deadline_unix_ms, USUAL_DEADLINE, LONGEST_DEADLINE);
+        let expires =
+            self.clock
+                .deadline(dispatch.deadline_unix_ms, USUAL_DEADLINE, LONGEST_DEADLINE);
         if expires <= arrived {
             return self.metrics.count("expired");
         }
@@ -159,7 +167,13 @@ impl Flow {
         self.run(handler, dispatch, arrived, expires);
     }
 
-    fn run(&mut self, handler: Handler, mut dispatch: Dispatch, arrived: Instant, expires: Instant) {
+    fn run(
+        &mut self,
+        handler: Handler,
+        mut dispatch: Dispatch,
+        arrived: Instant,
+        expires: Instant,
+    ) {
         let job = Job {
             task: dispatch.task.clone(),
             subtask: dispatch.subtask.clone(),
@@ -169,12 +183,21 @@ impl Flow {
         if let Handler::Quick(handler) = handler {
             let answer = caught(|| handler(&job));
             let timing = timing(arrived, arrived);
-            return self.finish(Done { dispatch, expires, answer, timing });
+            return self.finish(Done {
+                dispatch,
+                expires,
+                answer,
+                timing,
+            });
         }
         if self.running.len() >= self.settings.queue_max {
             let limit = self.settings.queue_max;
             let detail = format!("{limit} tasks wait or run in the backend already");
-            return self.refuse(&dispatch, Failure::new(FailureCode::Overloaded, detail), expires);
+            return self.refuse(
+                &dispatch,
+                Failure::new(FailureCode::Overloaded, detail),
+                expires,
+            );
         }
         self.memory.running(dispatch.record_id);
         let places = self.places.clone();
@@ -185,7 +208,12 @@ impl Flow {
                     FailureCode::DeadlineExceeded,
                     "the deadline passed while the task waited in the backend",
                 );
-                return Done { dispatch, expires, answer: Err(failure), timing: timing(arrived, arrived) };
+                return Done {
+                    dispatch,
+                    expires,
+                    answer: Err(failure),
+                    timing: timing(arrived, arrived),
+                };
             };
             let started = Instant::now();
             let answer = match handler {
@@ -201,7 +229,12 @@ impl Flow {
                     })
                 }
             };
-            Done { dispatch, expires, answer, timing: timing(arrived, started) }
+            Done {
+                dispatch,
+                expires,
+                answer,
+                timing: timing(arrived, started),
+            }
         });
     }
 
@@ -216,7 +249,8 @@ impl Flow {
                 Ended::Failed(failure)
             }
         };
-        self.memory.ended(done.dispatch.record_id, ended.clone(), done.timing);
+        self.memory
+            .ended(done.dispatch.record_id, ended.clone(), done.timing);
         self.publish(&done.dispatch, ended, done.timing, done.expires);
     }
 
@@ -224,7 +258,10 @@ impl Flow {
     fn refuse(&mut self, dispatch: &Dispatch, failure: Failure, expires: Instant) {
         self.metrics.count("refused");
         self.memory.forget(dispatch.record_id);
-        let no_time = Timing { waited_us: 0, ran_us: 0 };
+        let no_time = Timing {
+            waited_us: 0,
+            ran_us: 0,
+        };
         self.publish(dispatch, Ended::Failed(failure), no_time, expires);
     }
 
@@ -236,8 +273,13 @@ impl Flow {
             ended,
             timing: Some(timing),
         };
-        let letter =
-            Letter { to: dispatch.from.clone(), payload: result.encode().into(), expires, has_alternatives: false, tag: () };
+        let letter = Letter {
+            to: dispatch.from.clone(),
+            payload: result.encode().into(),
+            expires,
+            has_alternatives: false,
+            tag: (),
+        };
         if self.outbox.send(letter).is_err() {
             // The events service asks again, and the answer is in memory.
             self.metrics.count("outbox_full");
@@ -256,10 +298,16 @@ fn panicked(panic: &(dyn std::any::Any + Send)) -> Failure {
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message");
-    Failure::new(FailureCode::TaskPanicked, format!("the handler panicked: {message}"))
+    Failure::new(
+        FailureCode::TaskPanicked,
+        format!("the handler panicked: {message}"),
+    )
 }
 
 fn timing(arrived: Instant, started: Instant) -> Timing {
     let us = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-    Timing { waited_us: us(started - arrived), ran_us: us(started.elapsed()) }
+    Timing {
+        waited_us: us(started - arrived),
+        ran_us: us(started.elapsed()),
+    }
 }

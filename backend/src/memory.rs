@@ -47,7 +47,9 @@ impl Memory {
         self.records.insert(record, Executed::Ended(ended, timing));
         self.ended.push_back(record);
         while self.ended.len() > RECORDS_MAX || self.bytes > BYTES_MAX {
-            let Some(oldest) = self.ended.pop_front() else { return };
+            let Some(oldest) = self.ended.pop_front() else {
+                return;
+            };
             if let Some(Executed::Ended(ended, _)) = self.records.remove(&oldest) {
                 self.bytes -= bytes(&ended);
             }
@@ -66,7 +68,10 @@ fn bytes(ended: &Ended) -> usize {
 mod tests {
     use super::*;
 
-    const NO_TIME: Timing = Timing { waited_us: 0, ran_us: 0 };
+    const NO_TIME: Timing = Timing {
+        waited_us: 0,
+        ran_us: 0,
+    };
 
     #[test]
     fn the_oldest_results_are_forgotten_first() {

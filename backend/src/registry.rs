@@ -27,7 +27,10 @@ impl Job {
         serde_json::from_str(&self.text).map_err(|error| {
             Failure::new(
                 FailureCode::BadOperands,
-                format!("the body is not what {}/{} takes: {error}", self.task, self.subtask),
+                format!(
+                    "the body is not what {}/{} takes: {error}",
+                    self.task, self.subtask
+                ),
             )
         })
     }
@@ -89,7 +92,10 @@ impl Worker {
     }
 
     fn with(mut self, task: &str, subtask: &str, handler: Handler) -> Self {
-        self.handlers.entry(task.to_owned()).or_default().insert(subtask.to_owned(), handler);
+        self.handlers
+            .entry(task.to_owned())
+            .or_default()
+            .insert(subtask.to_owned(), handler);
         self
     }
 
@@ -99,16 +105,24 @@ impl Worker {
     /// [`FailureCode::UnknownTask`] that names what there is.
     pub(crate) fn handler(&self, task: &str, subtask: &str) -> Result<&Handler, Failure> {
         let of_task = self.handlers.get(task);
-        of_task.and_then(|subtasks| subtasks.get(subtask)).ok_or_else(|| {
-            let mut known: Vec<_> = match of_task {
-                Some(subtasks) => subtasks.keys().map(|name| format!("{task}/{name}")).collect(),
-                None => self.handlers.keys().cloned().collect(),
-            };
-            known.sort();
-            Failure::new(
-                FailureCode::UnknownTask,
-                format!("this backend has no handler for {task}/{subtask}; it has {}", known.join(", ")),
-            )
-        })
+        of_task
+            .and_then(|subtasks| subtasks.get(subtask))
+            .ok_or_else(|| {
+                let mut known: Vec<_> = match of_task {
+                    Some(subtasks) => subtasks
+                        .keys()
+                        .map(|name| format!("{task}/{name}"))
+                        .collect(),
+                    None => self.handlers.keys().cloned().collect(),
+                };
+                known.sort();
+                Failure::new(
+                    FailureCode::UnknownTask,
+                    format!(
+                        "this backend has no handler for {task}/{subtask}; it has {}",
+                        known.join(", ")
+                    ),
+                )
+            })
     }
 }

@@ -62,7 +62,10 @@ pub async fn run(
     let running = node.start();
     let sending = tokio::spawn(postman.run());
     let ending = CancellationToken::new();
-    let ops = Ops { readiness: node.readiness, metrics: Arc::new(node.registry) };
+    let ops = Ops {
+        readiness: node.readiness,
+        metrics: Arc::new(node.registry),
+    };
     let serving =
         ops_listener.map(|listener| tokio::spawn(ops::serve(listener, ops, ending.clone())));
     let mut flow = Flow {
@@ -84,7 +87,10 @@ pub async fn run(
     }
     // The last handle: the postman sends what is queued and ends.
     drop(flow);
-    if tokio::time::timeout(settings.drain_timeout, sending).await.is_err() {
+    if tokio::time::timeout(settings.drain_timeout, sending)
+        .await
+        .is_err()
+    {
         warn!("results were left unsent");
     }
     running.leave().await;
@@ -111,10 +117,17 @@ async fn drain(
             return;
         }
         if now >= deadline {
-            warn!(left = flow.running.len(), "drain timeout, tasks are left undone");
+            warn!(
+                left = flow.running.len(),
+                "drain timeout, tasks are left undone"
+            );
             return;
         }
-        let until = if now < quiet_at { quiet_at } else { now + Duration::from_millis(20) };
+        let until = if now < quiet_at {
+            quiet_at
+        } else {
+            now + Duration::from_millis(20)
+        };
         tokio::select! {
             () = flow.serve(heard) => return,
             () = tokio::time::sleep_until(until.min(deadline)) => {}
@@ -136,7 +149,10 @@ impl Worker {
 #[tokio::main(flavor = "current_thread")]
 async fn block_on(worker: Worker, settings: Settings) -> anyhow::Result<()> {
     if let Some(Command::Health) = settings.command {
-        let port = settings.ops.ops_port.context("OPS_PORT is not set: there is nothing to ask")?;
+        let port = settings
+            .ops
+            .ops_port
+            .context("OPS_PORT is not set: there is nothing to ask")?;
         return ops::health(port).await.map_err(anyhow::Error::msg);
     }
     telemetry::init(&settings.process.log, settings.process.log_format)

@@ -3,16 +3,17 @@
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use shared::settings::{
-    BusSettings, DiscoverySettings, OpsSettings, ProcessSettings, whole,
-};
+use shared::settings::{BusSettings, DiscoverySettings, OpsSettings, ProcessSettings, whole};
 
 /// A Roundtrip backend: takes tasks from the events service, does them and answers.
 ///
 /// Every setting is an environment variable and a flag; NAME_FILE reads the variable NAME from a
 /// file.
 #[derive(Debug, Clone, Parser)]
-#[command(version, after_help = "Examples:\n  backend\n  REDIS_HOST=redis OPS_PORT=9100 backend\n  OPS_PORT=9100 backend health")]
+#[command(
+    version,
+    after_help = "Examples:\n  backend\n  REDIS_HOST=redis OPS_PORT=9100 backend\n  OPS_PORT=9100 backend health"
+)]
 pub struct Settings {
     /// Where the bus is.
     #[command(flatten)]
@@ -78,6 +79,10 @@ impl Settings {
 
 impl Default for WorkerSettings {
     fn default() -> Self {
-        Self { concurrency_max: 64, queue_max: 1024, drain_timeout: Duration::from_secs(10) }
+        Self {
+            concurrency_max: 64,
+            queue_max: 1024,
+            drain_timeout: Duration::from_secs(10),
+        }
     }
 }

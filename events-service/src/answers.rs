@@ -24,7 +24,10 @@ pub(crate) struct AnswerCache {
 
 impl AnswerCache {
     pub(crate) fn new() -> Self {
-        Self { answers: LruCache::new(ANSWERS_MAX), bytes: 0 }
+        Self {
+            answers: LruCache::new(ANSWERS_MAX),
+            bytes: 0,
+        }
     }
 
     pub(crate) fn get(&mut self, question: &Question) -> Option<&Answer> {
@@ -104,7 +107,12 @@ pub(crate) async fn look_up(
                 Vec::new()
             });
             answers.resize(records.len(), None);
-            results.extend(records.into_iter().zip(answers).map(|(r, a)| Found::Answer(r, a)));
+            results.extend(
+                records
+                    .into_iter()
+                    .zip(answers)
+                    .map(|(r, a)| Found::Answer(r, a)),
+            );
         }
         if found.send(results).await.is_err() {
             return;
@@ -113,8 +121,11 @@ pub(crate) async fn look_up(
 }
 
 async fn by_request(log: &dyn AuditLog, request_id: &RequestId) -> Option<Box<StoredRecord>> {
-    let filter =
-        Filter { request_id: Some(request_id.to_string()), records_max: 8, ..Filter::default() };
+    let filter = Filter {
+        request_id: Some(request_id.to_string()),
+        records_max: 8,
+        ..Filter::default()
+    };
     let stored = log.list(&filter).await.unwrap_or_else(|error| {
         debug!(%error, "duplicate not looked up");
         Vec::new()
@@ -131,11 +142,19 @@ mod tests {
     use super::*;
 
     fn question(body: String) -> Question {
-        Question { from_service: "f".into(), task: "T".into(), subtask: "S".into(), body }
+        Question {
+            from_service: "f".into(),
+            task: "T".into(),
+            subtask: "S".into(),
+            body,
+        }
     }
 
     fn answer(text: String) -> Answer {
-        Answer { record: RecordId([0; 12]), text }
+        Answer {
+            record: RecordId([0; 12]),
+            text,
+        }
     }
 
     #[test]

@@ -140,8 +140,13 @@ pub enum Status {
 
 impl Status {
     /// Every status, for help texts and counts.
-    pub const ALL: [Status; 5] =
-        [Status::Open, Status::Answered, Status::Failed, Status::TimedOut, Status::Abandoned];
+    pub const ALL: [Status; 5] = [
+        Status::Open,
+        Status::Answered,
+        Status::Failed,
+        Status::TimedOut,
+        Status::Abandoned,
+    ];
 
     /// The status as it is stored.
     pub fn as_str(self) -> &'static str {
@@ -317,14 +322,16 @@ pub trait AuditLog: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`AuditError`].
-    async fn find_answers(&self, questions: &[Question]) -> Result<Vec<Option<Answer>>, AuditError>;
+    async fn find_answers(&self, questions: &[Question])
+    -> Result<Vec<Option<Answer>>, AuditError>;
 
     /// Closes as `abandoned` every open record of ours whose deadline lies before the given moment,
     /// whoever opened it. Returns how many.
     ///
     /// # Errors
     /// [`AuditError`].
-    async fn close_overdue(&self, before_unix_ms: u64, now_unix_ms: u64) -> Result<u64, AuditError>;
+    async fn close_overdue(&self, before_unix_ms: u64, now_unix_ms: u64)
+    -> Result<u64, AuditError>;
 
     /// Whether the log holds any answered record: if not, no question needs to be asked of it.
     ///

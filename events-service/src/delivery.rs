@@ -30,7 +30,9 @@ pub(crate) struct RetryBudget {
 
 impl RetryBudget {
     pub(crate) fn new() -> Self {
-        Self { saved: REPEATS_SAVED_MAX }
+        Self {
+            saved: REPEATS_SAVED_MAX,
+        }
     }
 
     /// A first dispatch.
@@ -51,14 +53,19 @@ impl RetryBudget {
 impl Flow {
     /// Chooses a backend for a work and dispatches it; ends the work where there is none.
     pub(crate) fn place(&mut self, id: RecordId) {
-        let Some(work) = self.in_flight.works.get_mut(&id) else { return };
+        let Some(work) = self.in_flight.works.get_mut(&id) else {
+            return;
+        };
         work.backend = self.placement.choose(&work.service, &work.tried);
         if work.backend.is_some() {
             let silent_after = self.silent_after(id);
             return self.dispatch(id, silent_after);
         }
         let detail = match work.tried.len() {
-            0 => format!("no container of a service named like `{}` is there", work.service),
+            0 => format!(
+                "no container of a service named like `{}` is there",
+                work.service
+            ),
             n => format!("none of the {n} containers of `{}` listens", work.service),
         };
         self.give_up(id, FailureCode::NoBackend, &detail);
@@ -74,7 +81,9 @@ impl Flow {
             // The deadline is that of the request, which ends by itself.
             return self.metrics.dropped("dispatch_expired");
         }
-        let Some(work) = self.in_flight.works.get_mut(&id) else { return };
+        let Some(work) = self.in_flight.works.get_mut(&id) else {
+            return;
+        };
         if work.attempts != attempt {
             return;
         }
@@ -88,9 +97,13 @@ impl Flow {
 
     /// A backend has not answered in time.
     pub(crate) fn silent(&mut self, id: RecordId) {
-        let Some(work) = self.in_flight.works.get_mut(&id) else { return };
+        let Some(work) = self.in_flight.works.get_mut(&id) else {
+            return;
+        };
         work.timer = None;
-        let Some(backend) = &work.backend else { return self.place(id) };
+        let Some(backend) = &work.backend else {
+            return self.place(id);
+        };
         let container = backend.address.container.clone();
         let is_pure = work.question.is_some();
         if self.roster.is_alive(&container) && !is_pure {
@@ -112,10 +125,18 @@ impl Flow {
     /// Dispatches a work to another backend than the present one, where there is one and the budget
     /// allows.
     pub(crate) fn another_backend(&mut self, id: RecordId, why: &'static str) -> bool {
-        let Some(work) = self.in_flight.works.get_mut(&id) else { return false };
+        let Some(work) = self.in_flight.works.get_mut(&id) else {
+            return false;
+        };
         let mut except = work.tried.clone();
-        except.extend(work.backend.iter().map(|backend| backend.address.container.clone()));
-        let Some(other) = self.placement.choose(&work.service, &except) else { return false };
+        except.extend(
+            work.backend
+                .iter()
+                .map(|backend| backend.address.container.clone()),
+        );
+        let Some(other) = self.placement.choose(&work.service, &except) else {
+            return false;
+        };
         if !self.budget.spend() {
             self.placement.done(&other.address.container);
             return false;
@@ -159,7 +180,9 @@ impl Flow {
 
     /// Ends a work and all who wait for it.
     fn give_up(&mut self, id: RecordId, code: FailureCode, detail: &str) {
-        let Some(work) = self.leave_work(id) else { return };
+        let Some(work) = self.leave_work(id) else {
+            return;
+        };
         for waiting in &work.waiting {
             if let Some(flight) = self.in_flight.flights.get_mut(waiting) {
                 flight.record.progress = work.progress_so_far();
@@ -169,7 +192,11 @@ impl Flow {
     }
 
     fn silent_after(&self, id: RecordId) -> Duration {
-        let due = self.in_flight.works.get(&id).and_then(|work| self.in_flight.due(work));
+        let due = self
+            .in_flight
+            .works
+            .get(&id)
+            .and_then(|work| self.in_flight.due(work));
         let left = due.map(|due| due.saturating_duration_since(Instant::now()));
         (left.unwrap_or_default() / SILENT_SHARE).max(SILENT_AFTER_MIN)
     }

@@ -100,7 +100,11 @@ impl Flights {
 
     /// When the last of those who wait for a work gives up.
     pub(crate) fn due(&self, work: &Work) -> Option<Instant> {
-        work.waiting.iter().filter_map(|id| self.flights.get(id)).map(|flight| flight.due).max()
+        work.waiting
+            .iter()
+            .filter_map(|id| self.flights.get(id))
+            .map(|flight| flight.due)
+            .max()
     }
 }
 
@@ -120,7 +124,9 @@ impl RecordIds {
             process: rand::random(),
             counter: rand::random(),
             epoch: Instant::now(),
-            epoch_unix: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+            epoch_unix: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default(),
         }
     }
 

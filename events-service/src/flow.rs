@@ -6,15 +6,18 @@
 //! nowhere is in [`delivery`](crate::delivery).
 
 use std::{
-    sync::{Arc, atomic::{AtomicBool, Ordering}},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use shared::{
     clock::Clock,
     contract::{
-        Address, Addressee, Dispatch, Ended, EventMessage, Failure, FailureCode, RecordId, Rejected,
-        Reply, RequestId, Task, TaskResult, excerpt, normalize_result,
+        Address, Addressee, Dispatch, Ended, EventMessage, Failure, FailureCode, RecordId,
+        Rejected, Reply, RequestId, Task, TaskResult, excerpt, normalize_result,
     },
     discovery::Roster,
     outbox::{Letter, Outbox},
@@ -44,6 +47,10 @@ use crate::{
 /// have ended. Several times the latency under full load, so that a busy system does not begin to
 /// write everything twice.
 const OPEN_AFTER: Duration = Duration::from_millis(100);
+
+/// A reply is of use for so long after the deadline: older frontends wait for longer than that, or
+/// for ever.
+const REPLY_GRACE: Duration = Duration::from_secs(1);
 
 /// What a letter of ours was about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,7 +117,10 @@ impl Flow {
             return self.metrics.dropped("task_repeated");
         }
         if self.in_flight.len() >= self.settings.in_flight_max {
-            let detail = format!("{} requests are in flight already", self.settings.in_flight_max);
+            let detail = format!(
+                "{} requests are in flight already",
+                self.settings.in_flight_max
+            );
             return self.refuse(&task, Failure::new(FailureCode::Overloaded, detail));
         }
         if !*self.log_is_up.borrow() {
@@ -121,7 +131,9 @@ impl Flow {
         let maps = self.maps.borrow().clone();
         let map = maps.get(&task.task);
         let usual = self.settings.usual_deadline;
-        let mut due = self.clock.deadline(task.deadline_unix_ms, usual, self.settings.longest_deadline);
+        let mut due =
+            self.clock
+                .deadline(task.deadline_unix_ms, usual, self.settings.longest_deadline);
         if let Some(timeout) = map.and_then(|map| map.timeout) {
             due = due.min(Instant::now() + timeout);
         }
@@ -131,10 +143,18 @@ impl Flow {
         match map {
             None => {
                 let known = maps.names().join(", ");
-                self.fail(id, FailureCode::UnknownTask, format!("no service does this task; known are {known}"));
+                self.fail(
+                    id,
+                    FailureCode::UnknownTask,
+                    format!("no service does this task; known are {known}"),
+                );
             }
             Some(_) if due <= Instant::now() => {
-                self.fail(id, FailureCode::DeadlineExceeded, "the deadline had passed when the task arrived");
+                self.fail(
+                    id,
+                    FailureCode::DeadlineExceeded,
+                    "the deadline had passed when the task arrived",
+                );
             }
             Some(map) if is_pure => self.answer_or_work(id, &map.service),
             Some(_) => self.open(id),
@@ -158,16 +178,28 @@ impl Flow {
             progress: Progress::default(),
             end: None,
         };
-        let first_due = if pure { due.min(self.last_task + OPEN_AFTER) } else { due };
+        let first_due = if pure {
+            due.min(self.last_task + OPEN_AFTER)
+        } else {
+            due
+        };
         let timer = Some(self.timers.insert_at(Timer::Flight(id), first_due));
-        self.in_flight.insert(Flight { record, due, stored: Stored::Not, work: None, timer });
+        self.in_flight.insert(Flight {
+            record,
+            due,
+            stored: Stored::Not,
+            work: None,
+            timer,
+        });
     }
 
     // 2. The record, or an answer that stands in the log.
 
     /// Writes the record as open; a task that is not pure is dispatched only when that is durable.
     fn open(&mut self, id: RecordId) {
-        let Some(flight) = self.in_flight.flights.get_mut(&id) else { return };
+        let Some(flight) = self.in_flight.flights.get_mut(&id) else {
+            return;
+        };
         flight.stored = Stored::Opening;
         let write = Write::Insert(flight.record.clone());
         self.write(id, write);
@@ -176,7 +208,9 @@ impl Flow {
     /// A pure task: answered from memory, joined to the same task in flight, looked up in the log,
     /// or done.
     fn answer_or_work(&mut self, id: RecordId, service: &str) {
-        let Some(flight) = self.in_flight.flights.get_mut(&id) else { return };
+        let Some(flight) = self.in_flight.flights.get_mut(&id) else {
+            return;
+        };
         let question = Question {
             from_service: flight.record.frontend.service.to_string(),
             task: flight.record.task.clone(),
@@ -195,7 +229,11 @@ impl Flow {
             return;
         }
         let may_hold = self.log_may_hold_answers.load(Ordering::Relaxed);
-        let asked = may_hold && self.lookups.try_send(Lookup::Answer(id, question.clone())).is_ok();
+        let asked = may_hold
+            && self
+                .lookups
+                .try_send(Lookup::Answer(id, question.clone()))
+                .is_ok();
         if !asked {
             self.work(vec![id], Some(Arc::new(question)), service.to_owned());
         }
@@ -205,13 +243,18 @@ impl Flow {
     pub(crate) fn found(&mut self, found: Found) {
         match found {
             Found::Answer(id, Some(answer)) => {
-                let Some(flight) = self.in_flight.flights.get(&id) else { return };
-                self.answers.insert(question_of(&flight.record), answer.clone());
+                let Some(flight) = self.in_flight.flights.get(&id) else {
+                    return;
+                };
+                self.answers
+                    .insert(question_of(&flight.record), answer.clone());
                 let Answer { record, text } = answer;
                 self.end(id, Outcome::Repeated { text, from: record }, None);
             }
             Found::Answer(id, None) => {
-                let Some(flight) = self.in_flight.flights.get_mut(&id) else { return };
+                let Some(flight) = self.in_flight.flights.get_mut(&id) else {
+                    return;
+                };
                 let question = question_of(&flight.record);
                 // Another one may have begun the same meanwhile.
                 if let Some(work_id) = self.in_flight.by_question.get(&question)
@@ -268,12 +311,16 @@ impl Flow {
 
     /// Publishes a dispatch to the backend that was chosen, and waits for so long.
     pub(crate) fn dispatch(&mut self, id: RecordId, silent_after: Duration) {
-        let Some(work) = self.in_flight.works.get(&id) else { return };
+        let Some(work) = self.in_flight.works.get(&id) else {
+            return;
+        };
         let (Some(due), Some(flight)) = (self.in_flight.due(work), self.in_flight.flights.get(&id))
         else {
             return;
         };
-        let Some(work) = self.in_flight.works.get_mut(&id) else { return };
+        let Some(work) = self.in_flight.works.get_mut(&id) else {
+            return;
+        };
         let Some(backend) = &work.backend else { return };
         work.attempts += 1;
         let now = Instant::now();
@@ -314,15 +361,25 @@ impl Flow {
             return self.metrics.unused_result("late");
         };
         if let Ended::Failed(failure) = &result.ended
-            && matches!(failure.code, FailureCode::Overloaded | FailureCode::Draining)
-            && work.backend.as_ref().is_some_and(|member| member.address == result.from)
+            && matches!(
+                failure.code,
+                FailureCode::Overloaded | FailureCode::Draining
+            )
+            && work
+                .backend
+                .as_ref()
+                .is_some_and(|member| member.address == result.from)
             && self.another_backend(result.record_id, "refused")
         {
             return self.metrics.unused_result("refused");
         }
         self.metrics.results_taken.inc();
-        let Some(work) = self.leave_work(result.record_id) else { return };
-        let Some(first) = self.in_flight.flights.get(&result.record_id) else { return };
+        let Some(work) = self.leave_work(result.record_id) else {
+            return;
+        };
+        let Some(first) = self.in_flight.flights.get(&result.record_id) else {
+            return;
+        };
         let outcome = match result.ended {
             Ended::Final(text) => Ok(text),
             Ended::Raw(text) => normalize_result(&first.record.task, text),
@@ -334,7 +391,10 @@ impl Flow {
             }
             let outcome = match &outcome {
                 Ok(text) if nth == 0 => Outcome::Answered(text.clone()),
-                Ok(text) => Outcome::Repeated { text: text.clone(), from: result.record_id },
+                Ok(text) => Outcome::Repeated {
+                    text: text.clone(),
+                    from: result.record_id,
+                },
                 Err(failure) => Outcome::Failed(failure.clone()),
             };
             self.end(*id, outcome, result.timing);
@@ -361,7 +421,9 @@ impl Flow {
     /// Ends a request: its record is completed, and when that is durable it is answered.
     fn end(&mut self, id: RecordId, outcome: Outcome, timing: Option<shared::contract::Timing>) {
         let at_unix_ms = self.clock.now_unix_ms();
-        let Some(flight) = self.in_flight.flights.get_mut(&id) else { return };
+        let Some(flight) = self.in_flight.flights.get_mut(&id) else {
+            return;
+        };
         if flight.record.end.is_some() {
             return;
         }
@@ -395,7 +457,9 @@ impl Flow {
 
     /// What became of a write.
     pub(crate) fn written(&mut self, (id, written): batch::Outcome) {
-        let Some(flight) = self.in_flight.flights.get_mut(&id) else { return };
+        let Some(flight) = self.in_flight.flights.get_mut(&id) else {
+            return;
+        };
         let was_opening = flight.stored == Stored::Opening;
         match written {
             Some(Written::Done) if was_opening => {
@@ -417,14 +481,19 @@ impl Flow {
             }
             None => {
                 let detail = "the audit log could not be written, so the result is not given out";
-                self.answer(id, Ended::Failed(Failure::new(FailureCode::AuditUnavailable, detail)));
+                self.answer(
+                    id,
+                    Ended::Failed(Failure::new(FailureCode::AuditUnavailable, detail)),
+                );
             }
         }
     }
 
     /// A record is durable as open.
     fn opened(&mut self, id: RecordId) {
-        let Some(flight) = self.in_flight.flights.get_mut(&id) else { return };
+        let Some(flight) = self.in_flight.flights.get_mut(&id) else {
+            return;
+        };
         if flight.record.end.is_some() {
             flight.stored = Stored::Ending;
             let write = Write::Complete(flight.record.clone());
@@ -433,20 +502,31 @@ impl Flow {
         if flight.work.is_none() && !flight.record.pure {
             match self.service_of(id) {
                 Some(service) => self.work(vec![id], None, service),
-                None => self.fail(id, FailureCode::UnknownTask, "the task was taken off the map"),
+                None => self.fail(
+                    id,
+                    FailureCode::UnknownTask,
+                    "the task was taken off the map",
+                ),
             }
         }
     }
 
     /// Answers a request whose record is complete and durable.
     fn reply(&mut self, id: RecordId) {
-        let Some(flight) = self.in_flight.flights.get(&id) else { return };
-        let Some(end) = &flight.record.end else { return };
+        let Some(flight) = self.in_flight.flights.get(&id) else {
+            return;
+        };
+        let Some(end) = &flight.record.end else {
+            return;
+        };
         let ended = match &end.outcome {
             Outcome::Answered(text) => {
                 self.metrics.answered.inc();
                 if flight.record.pure {
-                    let answer = Answer { record: id, text: text.clone() };
+                    let answer = Answer {
+                        record: id,
+                        text: text.clone(),
+                    };
                     self.answers.insert(question_of(&flight.record), answer);
                 }
                 Ended::Final(text.clone())
@@ -466,7 +546,13 @@ impl Flow {
         if let Ended::Failed(failure) = &ended {
             self.metrics.failed(failure.code.as_str());
         }
-        self.send_reply(flight.record.request_id, flight.record.frontend, ended, flight.due);
+        let expires = flight.due.max(Instant::now()) + REPLY_GRACE;
+        self.send_reply(
+            flight.record.request_id,
+            flight.record.frontend,
+            ended,
+            expires,
+        );
     }
 
     /// Another record has the same request id: the frontend offered the request twice. Its answer
@@ -478,7 +564,10 @@ impl Flow {
             (_, _) => {
                 let code = stored.reason.as_deref().and_then(FailureCode::from_name);
                 let code = code.unwrap_or(FailureCode::Abandoned);
-                Some(Ended::Failed(Failure::new(code, stored.detail.unwrap_or_default())))
+                Some(Ended::Failed(Failure::new(
+                    code,
+                    stored.detail.unwrap_or_default(),
+                )))
             }
         });
         match ended {
@@ -513,10 +602,19 @@ impl Flow {
     }
 
     fn send_reply(&mut self, request_id: RequestId, to: Address, ended: Ended, expires: Instant) {
-        let reply = Reply { request_id, to, ended };
+        let reply = Reply {
+            request_id,
+            to,
+            ended,
+        };
         let payload = reply.encode(self.me.address()).into();
-        let letter =
-            Letter { to: reply.to, payload, expires, has_alternatives: false, tag: Tag::Reply };
+        let letter = Letter {
+            to: reply.to,
+            payload,
+            expires,
+            has_alternatives: false,
+            tag: Tag::Reply,
+        };
         if self.outbox.send(letter).is_err() {
             // The frontend offers the request again, and the log has the answer.
             self.metrics.dropped("outbox_full");
@@ -529,7 +627,9 @@ impl Flow {
         match timer {
             Timer::Work(id) => self.silent(id),
             Timer::Flight(id) => {
-                let Some(flight) = self.in_flight.flights.get_mut(&id) else { return };
+                let Some(flight) = self.in_flight.flights.get_mut(&id) else {
+                    return;
+                };
                 flight.timer = None;
                 if Instant::now() < flight.due {
                     flight.timer = Some(self.timers.insert_at(timer, flight.due));
@@ -549,7 +649,11 @@ impl Flow {
                 if let Some(work) = work {
                     self.stop_waiting(id, work);
                 }
-                self.fail(id, FailureCode::DeadlineExceeded, format!("the deadline passed: {how_far}"));
+                self.fail(
+                    id,
+                    FailureCode::DeadlineExceeded,
+                    format!("the deadline passed: {how_far}"),
+                );
             }
         }
     }
@@ -557,7 +661,9 @@ impl Flow {
     /// One of those who wait for a work has gone. The others go on: where the work was known by the
     /// one that has gone, it is begun anew under the next.
     fn stop_waiting(&mut self, id: RecordId, work_id: RecordId) {
-        let Some(work) = self.in_flight.works.get_mut(&work_id) else { return };
+        let Some(work) = self.in_flight.works.get_mut(&work_id) else {
+            return;
+        };
         work.waiting.retain(|waiting| *waiting != id);
         if id != work_id && !work.waiting.is_empty() {
             return;
@@ -582,7 +688,10 @@ fn question_of(record: &Record) -> Question {
 impl Work {
     /// For the record of a request that was answered.
     fn progress(&self, answered_by: &Address) -> Progress {
-        let dispatched_to = self.backend.as_ref().filter(|backend| backend.address == *answered_by);
+        let dispatched_to = self
+            .backend
+            .as_ref()
+            .filter(|backend| backend.address == *answered_by);
         Progress {
             attempts: self.attempts,
             dispatched_unix_ms: self.dispatched_unix_ms,
@@ -597,7 +706,10 @@ impl Work {
             attempts: self.attempts,
             dispatched_unix_ms: self.dispatched_unix_ms,
             backend: self.backend.as_ref().map(|backend| backend.address.clone()),
-            image: self.backend.as_ref().and_then(|b| b.image.as_deref().map(str::to_owned)),
+            image: self
+                .backend
+                .as_ref()
+                .and_then(|b| b.image.as_deref().map(str::to_owned)),
         }
     }
 

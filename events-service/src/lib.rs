@@ -8,15 +8,15 @@
 //! a dispatch goes nowhere, [`audit`] the log's port and its two stores, [`recovery`] what keeps the
 //! log, [`task_maps`] which service does which task.
 
-mod flow;
-mod delivery;
-mod flights;
 mod answers;
 pub mod audit;
-mod recovery;
-pub mod task_maps;
+mod delivery;
+mod flights;
+mod flow;
 mod metrics;
-pub mod settings;
+mod recovery;
 mod run;
+pub mod settings;
+pub mod task_maps;
 
 pub use run::{RunError, main, mongo_log, run};

@@ -30,16 +30,56 @@ impl Metrics {
     pub(crate) fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         let registry = registry.sub_registry_with_prefix("events");
-        registry.register("tasks_ended", "Tasks that did not answer, by reason", metrics.tasks.clone());
-        registry.register("tasks_taken", "Tasks taken from frontends", metrics.taken.clone());
-        registry.register("tasks_answered", "Tasks that a backend answered", metrics.answered.clone());
-        registry.register("tasks_repeated", "Tasks answered from another record", metrics.repeated.clone());
-        registry.register("dispatches", "First dispatches to backends", metrics.dispatched.clone());
-        registry.register("dispatches_repeated", "Dispatches after the first, by reason", metrics.dispatches.clone());
-        registry.register("results", "Results that ended a work", metrics.results_taken.clone());
-        registry.register("results_unused", "Results that ended nothing, by reason", metrics.results.clone());
-        registry.register("messages_dropped", "Messages and replies dropped, by reason", metrics.dropped.clone());
-        registry.register("in_flight", "Requests taken and not ended", metrics.in_flight.clone());
+        registry.register(
+            "tasks_ended",
+            "Tasks that did not answer, by reason",
+            metrics.tasks.clone(),
+        );
+        registry.register(
+            "tasks_taken",
+            "Tasks taken from frontends",
+            metrics.taken.clone(),
+        );
+        registry.register(
+            "tasks_answered",
+            "Tasks that a backend answered",
+            metrics.answered.clone(),
+        );
+        registry.register(
+            "tasks_repeated",
+            "Tasks answered from another record",
+            metrics.repeated.clone(),
+        );
+        registry.register(
+            "dispatches",
+            "First dispatches to backends",
+            metrics.dispatched.clone(),
+        );
+        registry.register(
+            "dispatches_repeated",
+            "Dispatches after the first, by reason",
+            metrics.dispatches.clone(),
+        );
+        registry.register(
+            "results",
+            "Results that ended a work",
+            metrics.results_taken.clone(),
+        );
+        registry.register(
+            "results_unused",
+            "Results that ended nothing, by reason",
+            metrics.results.clone(),
+        );
+        registry.register(
+            "messages_dropped",
+            "Messages and replies dropped, by reason",
+            metrics.dropped.clone(),
+        );
+        registry.register(
+            "in_flight",
+            "Requests taken and not ended",
+            metrics.in_flight.clone(),
+        );
         metrics
     }
 

@@ -45,7 +45,11 @@ async fn keep_forever(
     let mut changed = is_up.subscribe();
     let mut backoff = BACKOFF.0;
     loop {
-        let outcome = if is_prepared { log.ping().await } else { prepare(log, may_hold_answers).await };
+        let outcome = if is_prepared {
+            log.ping().await
+        } else {
+            prepare(log, may_hold_answers).await
+        };
         let outcome = match outcome {
             Ok(()) => {
                 is_prepared = true;
@@ -87,7 +91,10 @@ async fn prepare(
     may_hold_answers: &std::sync::atomic::AtomicBool,
 ) -> Result<(), AuditError> {
     log.prepare().await?;
-    may_hold_answers.fetch_or(log.has_answers().await?, std::sync::atomic::Ordering::Relaxed);
+    may_hold_answers.fetch_or(
+        log.has_answers().await?,
+        std::sync::atomic::Ordering::Relaxed,
+    );
     Ok(())
 }
 
@@ -96,7 +103,10 @@ async fn sweep(log: &dyn AuditLog, clock: &Clock) -> Result<(), AuditError> {
     let grace = u64::try_from(ABANDONED_AFTER.as_millis()).unwrap_or(u64::MAX);
     let closed = log.close_overdue(now.saturating_sub(grace), now).await?;
     if closed > 0 {
-        warn!(records = closed, "closed records that were left open past their deadline");
+        warn!(
+            records = closed,
+            "closed records that were left open past their deadline"
+        );
     }
     Ok(())
 }

@@ -2,7 +2,10 @@
 
 use std::{
     process::ExitCode,
-    sync::{Arc, atomic::{AtomicBool, Ordering}},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -87,7 +90,10 @@ pub async fn run(
     let me = node.identity.address.clone();
     info!(container_id = %me.container, service = %me.service, "events service starts");
     let event = &node.channels.event;
-    let heard = node.bus.subscribe(vec![event.clone(), direct_channel(event, &me.container)]).await?;
+    let heard = node
+        .bus
+        .subscribe(vec![event.clone(), direct_channel(event, &me.container)])
+        .await?;
     let metrics = Metrics::register(&mut node.registry);
 
     let (undelivered_sender, undelivered) = mpsc::channel(UNDELIVERED_MAX);
@@ -160,7 +166,10 @@ pub async fn run(
     let following = tokio::spawn(maps.follow(ending.clone()));
     let running = node.start();
     let condition = node.condition.clone();
-    let ops = Ops { readiness: node.readiness, metrics: Arc::new(node.registry) };
+    let ops = Ops {
+        readiness: node.readiness,
+        metrics: Arc::new(node.registry),
+    };
     let serving =
         ops_listener.map(|listener| tokio::spawn(ops::serve(listener, ops, ending.clone())));
     let sending = tokio::spawn(postman.run());
@@ -245,12 +254,16 @@ async fn serve(
         condition.set_in_flight(flow.in_flight.len() as u64);
         if let Some(stopped_at) = stopped_at {
             let quiet_since = flow.last_task.max(stopped_at);
-            let is_done = flow.in_flight.len() == 0 && quiet_since.elapsed() >= QUIET.min(drain_timeout);
+            let is_done =
+                flow.in_flight.len() == 0 && quiet_since.elapsed() >= QUIET.min(drain_timeout);
             if is_done {
                 return;
             }
             if stopped_at.elapsed() >= drain_timeout {
-                warn!(left = flow.in_flight.len(), "drain timeout, records are left open");
+                warn!(
+                    left = flow.in_flight.len(),
+                    "drain timeout, records are left open"
+                );
                 return;
             }
         }
@@ -270,7 +283,11 @@ async fn finish(what: &str, task: JoinHandle<()>, limit: Duration) {
 /// # Errors
 /// [`AuditError::Unusable`] for an address that is none.
 pub fn mongo_log(settings: &MongoSettings) -> Result<MongoAuditLog, AuditError> {
-    MongoAuditLog::new(&settings.address(), &settings.mongodatabase, settings.write_concern)
+    MongoAuditLog::new(
+        &settings.address(),
+        &settings.mongodatabase,
+        settings.write_concern,
+    )
 }
 
 /// A whole events-service process: reads settings, serves until SIGTERM or SIGINT, gives the exit
@@ -285,7 +302,10 @@ pub fn main() -> ExitCode {
 #[tokio::main(flavor = "current_thread")]
 async fn block_on(settings: Settings) -> anyhow::Result<()> {
     if let Some(Command::Health) = settings.command {
-        let port = settings.ops.ops_port.context("OPS_PORT is not set: there is nothing to ask")?;
+        let port = settings
+            .ops
+            .ops_port
+            .context("OPS_PORT is not set: there is nothing to ask")?;
         return ops::health(port).await.map_err(anyhow::Error::msg);
     }
     telemetry::init(&settings.process.log, settings.process.log_format)
@@ -295,7 +315,9 @@ async fn block_on(settings: Settings) -> anyhow::Result<()> {
     let maps = TaskMapsFile::open(settings.task_maps.clone())?;
     let log = Arc::new(mongo_log(&settings.mongo)?);
     if settings.mongo.write_concern == Durability::Acknowledged {
-        warn!("WRITE_CONCERN=acknowledged: records of the last moments are lost with a crash of MongoDB");
+        warn!(
+            "WRITE_CONCERN=acknowledged: records of the last moments are lost with a crash of MongoDB"
+        );
     }
     let joined = Node::join(
         &settings.bus,
@@ -305,7 +327,9 @@ async fn block_on(settings: Settings) -> anyhow::Result<()> {
         Readiness::default(),
         &stop,
     );
-    let Some(node) = joined.await? else { return Ok(()) };
+    let Some(node) = joined.await? else {
+        return Ok(());
+    };
     let bus = node.bus.clone();
     run(node, log, maps, settings.flow(), listener, stop).await?;
     bus.close().await;

@@ -13,7 +13,10 @@ use shared::settings::{
 /// Every setting is an environment variable and a flag; NAME_FILE reads the variable NAME from a
 /// file.
 #[derive(Debug, Clone, Parser)]
-#[command(version, after_help = "Examples:\n  events-service\n  MONGOURI=mongodb MONGODATABASE=roundtrip events-service\n  events-service --task-maps ./task-maps.json --log debug\n  OPS_PORT=9100 events-service health")]
+#[command(
+    version,
+    after_help = "Examples:\n  events-service\n  MONGOURI=mongodb MONGODATABASE=roundtrip events-service\n  events-service --task-maps ./task-maps.json --log debug\n  OPS_PORT=9100 events-service health"
+)]
 pub struct Settings {
     /// Where the bus is.
     #[command(flatten)]
@@ -80,7 +83,9 @@ pub enum Durability {
 impl MongoSettings {
     /// The whole address.
     pub fn address(&self) -> String {
-        let is_whole = ["mongodb://", "mongodb+srv://"].iter().any(|s| self.mongouri.starts_with(s));
+        let is_whole = ["mongodb://", "mongodb+srv://"]
+            .iter()
+            .any(|s| self.mongouri.starts_with(s));
         if is_whole {
             self.mongouri.clone()
         } else {

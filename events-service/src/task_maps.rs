@@ -62,7 +62,10 @@ pub enum TaskMapsError {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged, expecting = "expected a service name or an object with `service`, `pure`, `timeoutMs`")]
+#[serde(
+    untagged,
+    expecting = "expected a service name or an object with `service`, `pure`, `timeoutMs`"
+)]
 enum Entry {
     Plain(String),
     Extended(Extended),
@@ -103,10 +106,19 @@ impl TaskMaps {
         let entries: HashMap<String, serde_json::Value> =
             serde_json::from_str(text).map_err(|error| error.to_string())?;
         let tasks = entries.into_iter().map(|(name, entry)| {
-            let entry = Entry::deserialize(entry).map_err(|error| format!("task `{name}`: {error}"))?;
+            let entry =
+                Entry::deserialize(entry).map_err(|error| format!("task `{name}`: {error}"))?;
             let map = match entry {
-                Entry::Plain(service) => TaskMap { service, pure: false, timeout: None },
-                Entry::Extended(Extended { service, pure, timeout_ms }) => {
+                Entry::Plain(service) => TaskMap {
+                    service,
+                    pure: false,
+                    timeout: None,
+                },
+                Entry::Extended(Extended {
+                    service,
+                    pure,
+                    timeout_ms,
+                }) => {
                     if let Some(ms) = timeout_ms
                         && !(1..=TIMEOUT_MS_MAX).contains(&ms)
                     {
@@ -114,7 +126,11 @@ impl TaskMaps {
                             "task `{name}`: timeoutMs is {ms}, expected 1 to {TIMEOUT_MS_MAX}"
                         ));
                     }
-                    TaskMap { service, pure, timeout: timeout_ms.map(Duration::from_millis) }
+                    TaskMap {
+                        service,
+                        pure,
+                        timeout: timeout_ms.map(Duration::from_millis),
+                    }
                 }
             };
             if map.service.trim().is_empty() {
@@ -122,13 +138,20 @@ impl TaskMaps {
             }
             Ok((name, map))
         });
-        Ok(Self { tasks: tasks.collect::<Result<_, String>>()? })
+        Ok(Self {
+            tasks: tasks.collect::<Result<_, String>>()?,
+        })
     }
 
     fn read(path: &Path) -> Result<Self, TaskMapsError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| TaskMapsError::Unreadable { path: path.into(), source })?;
-        Self::parse(&text).map_err(|why| TaskMapsError::Invalid { path: path.into(), why })
+        let text = std::fs::read_to_string(path).map_err(|source| TaskMapsError::Unreadable {
+            path: path.into(),
+            source,
+        })?;
+        Self::parse(&text).map_err(|why| TaskMapsError::Invalid {
+            path: path.into(),
+            why,
+        })
     }
 }
 
@@ -148,7 +171,10 @@ impl TaskMapsFile {
             Some(path) => TaskMaps::read(path)?,
             None => TaskMaps::built_in(),
         };
-        Ok(Self { path, maps: watch::Sender::new(Arc::new(maps)) })
+        Ok(Self {
+            path,
+            maps: watch::Sender::new(Arc::new(maps)),
+        })
     }
 
     /// The map, now and on every change.
@@ -158,7 +184,9 @@ impl TaskMapsFile {
 
     /// Follows the file until `stop`; a bad file keeps the old map and says so.
     pub async fn follow(self, stop: CancellationToken) {
-        let Some(path) = self.path else { return stop.cancelled().await };
+        let Some(path) = self.path else {
+            return stop.cancelled().await;
+        };
         let mut seen = stamp(&path);
         loop {
             tokio::select! {
@@ -203,7 +231,11 @@ mod tests {
         assert_eq!(maps.names(), ["A", "B"]);
         assert_eq!(
             maps.get("A"),
-            Some(&TaskMap { service: "back".into(), pure: false, timeout: None })
+            Some(&TaskMap {
+                service: "back".into(),
+                pure: false,
+                timeout: None
+            })
         );
         assert_eq!(
             maps.get("B").unwrap().timeout,
@@ -222,7 +254,10 @@ mod tests {
         for (text, part) in [
             ("[]", "expected a map"),
             (r#"{"A": 1}"#, "task `A`: expected a service name"),
-            (r#"{"A": {"service": "b", "timeoutMs": 0}}"#, "task `A`: timeoutMs is 0"),
+            (
+                r#"{"A": {"service": "b", "timeoutMs": 0}}"#,
+                "task `A`: timeoutMs is 0",
+            ),
             (r#"{"A": {"service": "b", "cached": true}}"#, "task `A`"),
             (r#"{"A": ""}"#, "task `A`: the service is empty"),
         ] {

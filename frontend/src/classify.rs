@@ -73,7 +73,10 @@ pub fn classify(body: &[u8]) -> Result<Classified, Refused> {
     let [first, second] = &properties[..] else {
         return refuse(
             Fault::PropertyCount,
-            format!("the object has {} properties, expected exactly two", properties.len()),
+            format!(
+                "the object has {} properties, expected exactly two",
+                properties.len()
+            ),
         );
     };
     let (task, subtask) = match (value(text, first)?, value(text, second)?) {
@@ -97,7 +100,11 @@ pub fn classify(body: &[u8]) -> Result<Classified, Refused> {
         quoted(&second.name),
         second.value.get()
     );
-    Ok(Classified { task, subtask, body })
+    Ok(Classified {
+        task,
+        subtask,
+        body,
+    })
 }
 
 /// Checks a body that may be any JSON, and gives it as text.
@@ -114,7 +121,10 @@ pub fn any_json(body: &[u8]) -> Result<&str, Refused> {
 }
 
 fn refuse<T>(fault: Fault, detail: impl Into<String>) -> Result<T, Refused> {
-    Err(Refused { fault, detail: detail.into() })
+    Err(Refused {
+        fault,
+        detail: detail.into(),
+    })
 }
 
 fn utf8(body: &[u8]) -> Result<&str, Refused> {
@@ -123,7 +133,10 @@ fn utf8(body: &[u8]) -> Result<&str, Refused> {
     }
     std::str::from_utf8(body).or_else(|error| {
         let at = error.valid_up_to();
-        refuse(Fault::InvalidUtf8, format!("the body is not valid UTF-8 at byte {at}"))
+        refuse(
+            Fault::InvalidUtf8,
+            format!("the body is not valid UTF-8 at byte {at}"),
+        )
     })
 }
 
@@ -135,7 +148,9 @@ struct Property<'a> {
 
 fn properties(text: &str) -> Result<Vec<Property<'_>>, Refused> {
     let parsed: Result<Properties<'_>, _> = serde_json::from_str(text);
-    parsed.map(|properties| properties.0).map_err(|error| json_refused(&error))
+    parsed
+        .map(|properties| properties.0)
+        .map_err(|error| json_refused(&error))
 }
 
 /// The properties of an object in the order of the document. Values are not descended into.
@@ -190,7 +205,10 @@ fn value(text: &str, property: &Property<'_>) -> Result<Kind, Refused> {
             Err(error) => {
                 let (line, column) = position(text, raw, error.column());
                 let why = without_position(&error);
-                refuse(Fault::MalformedJson, format!("{why} at line {line} column {column}"))
+                refuse(
+                    Fault::MalformedJson,
+                    format!("{why} at line {line} column {column}"),
+                )
             }
         },
         Some(b'{') => unsupported("an object"),
@@ -212,7 +230,10 @@ fn position(text: &str, raw: &str, column: usize) -> (usize, usize) {
     let offset = raw.as_ptr() as usize - text.as_ptr() as usize;
     let before = &text[..offset];
     let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-    (before.matches('\n').count() + 1, offset - line_start + column)
+    (
+        before.matches('\n').count() + 1,
+        offset - line_start + column,
+    )
 }
 
 /// The operation that both property names say.
@@ -232,18 +253,23 @@ fn operation(first: &str, second: &str) -> Result<&'static str, Refused> {
 
 /// Contains `a`, else `s`, else `m`, else `d`, in this order of precedence.
 fn operation_of(name: &str) -> Result<&'static str, Refused> {
-    [('a', "ADD"), ('s', "SUBTRACT"), ('m', "MULTIPLY"), ('d', "DIVIDE")]
-        .into_iter()
-        .find(|(letter, _)| name.contains(*letter))
-        .map(|(_, operation)| operation)
-        .ok_or_else(|| Refused {
-            fault: Fault::UnknownOperation,
-            detail: format!(
-                "the property name {} names no operation: expected one that contains a (add), \
+    [
+        ('a', "ADD"),
+        ('s', "SUBTRACT"),
+        ('m', "MULTIPLY"),
+        ('d', "DIVIDE"),
+    ]
+    .into_iter()
+    .find(|(letter, _)| name.contains(*letter))
+    .map(|(_, operation)| operation)
+    .ok_or_else(|| Refused {
+        fault: Fault::UnknownOperation,
+        detail: format!(
+            "the property name {} names no operation: expected one that contains a (add), \
                  s (subtract), m (multiply) or d (divide)",
-                excerpt(name)
-            ),
-        })
+            excerpt(name)
+        ),
+    })
 }
 
 const DUPLICATE: &str = "duplicate key ";
@@ -277,7 +303,10 @@ fn json_refused(error: &serde_json::Error) -> Refused {
 
 fn without_position(error: &serde_json::Error) -> String {
     let text = error.to_string();
-    text.split(" at line ").next().unwrap_or_default().to_owned()
+    text.split(" at line ")
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 /// Any JSON value, checked to the bottom for duplicate keys, and not kept.

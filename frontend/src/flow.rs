@@ -14,8 +14,8 @@ use shared::{
     bus::{Link, Message},
     clock::Clock,
     contract::{
-        Address, Addressee, ConsumingMessage, Ended, Failure, FailureCode, Rejected, RequestId, Task,
-        excerpt, normalize_result,
+        Address, Addressee, ConsumingMessage, Ended, Failure, FailureCode, Rejected, RequestId,
+        Task, excerpt, normalize_result,
     },
     discovery::{EVENTS_KEYWORD, Member, Roster},
     outbox::{Letter, Outbox, Undelivered},
@@ -70,7 +70,10 @@ impl Flow {
     pub(crate) async fn ask(&self, asked: Asked) -> Result<String, Problem> {
         let due = Instant::now() + asked.patience;
         let task = Arc::new(self.task_of(asked, due)?);
-        let mut place = Place { flow: self, pending: self.pending.register(task.clone()) };
+        let mut place = Place {
+            flow: self,
+            pending: self.pending.register(task.clone()),
+        };
         self.offer(&task, due)?;
         match tokio::time::timeout_at(due, &mut place.pending.answer).await {
             Ok(Ok(Ended::Final(text))) => Ok(text),
@@ -82,7 +85,10 @@ impl Flow {
                 format!(
                     "there was no reply of {} within the deadline; the audit log says how far the \
                      request got",
-                    place.pending.leave().map_or(task.to.clone(), |task| place.done(&task))
+                    place
+                        .pending
+                        .leave()
+                        .map_or(task.to.clone(), |task| place.done(&task))
                 ),
             )
             .into()),
@@ -95,7 +101,11 @@ impl Flow {
         let (task, subtask, body) = match asked.named {
             None => {
                 let classified = classify(&asked.body)?;
-                (classified.task.to_owned(), classified.subtask.to_owned(), classified.body)
+                (
+                    classified.task.to_owned(),
+                    classified.subtask.to_owned(),
+                    classified.body,
+                )
             }
             Some((task, subtask)) => (task, subtask, any_json(&asked.body)?.to_owned()),
         };
@@ -128,7 +138,10 @@ impl Flow {
             tag: task.request_id.clone(),
         };
         self.outbox.send(letter).map_err(|_| {
-            Failure::new(FailureCode::Overloaded, "more tasks wait to be sent than can be")
+            Failure::new(
+                FailureCode::Overloaded,
+                "more tasks wait to be sent than can be",
+            )
         })
     }
 
@@ -210,7 +223,10 @@ impl Flow {
             // The deadline is that of the request, which ends by itself; but it can be told why.
             Undelivered::Expired => {
                 let detail = "the bus (Redis) did not take the task before the deadline";
-                self.fail(request_id, Failure::new(FailureCode::BusUnavailable, detail));
+                self.fail(
+                    request_id,
+                    Failure::new(FailureCode::BusUnavailable, detail),
+                );
             }
         }
     }
@@ -220,22 +236,30 @@ impl Flow {
         let lost = &task.to.container;
         let chosen = {
             let mut placement = self.placement();
-            placement.choose(EVENTS_KEYWORD, std::slice::from_ref(lost)).inspect(|_| {
-                placement.done(lost);
-            })
+            placement
+                .choose(EVENTS_KEYWORD, std::slice::from_ref(lost))
+                .inspect(|_| {
+                    placement.done(lost);
+                })
         };
         let Some(other) = chosen else {
             self.fail(&task.request_id, no_events_service());
             return;
         };
         self.metrics.unused("offered_elsewhere");
-        let again = Arc::new(Task { to: other.address, ..Task::clone(task) });
+        let again = Arc::new(Task {
+            to: other.address,
+            ..Task::clone(task)
+        });
         self.pending.offered(again.clone());
         self.offer_pending(&again);
     }
 
     fn offer_elsewhere_what_was_lost(&self) {
-        for task in self.pending.tasks(|container| !self.roster.is_alive(container)) {
+        for task in self
+            .pending
+            .tasks(|container| !self.roster.is_alive(container))
+        {
             self.offer_elsewhere(&task);
         }
     }
@@ -251,14 +275,18 @@ impl Flow {
 
     fn offer_pending(&self, task: &Arc<Task>) {
         let usual = Duration::from_secs(5);
-        let due = self.clock.deadline(task.deadline_unix_ms, usual, Duration::from_secs(3_600));
+        let due = self
+            .clock
+            .deadline(task.deadline_unix_ms, usual, Duration::from_secs(3_600));
         if let Err(failure) = self.offer(task, due) {
             self.fail(&task.request_id, failure);
         }
     }
 
     fn placement(&self) -> MutexGuard<'_, Placement> {
-        self.placement.lock().unwrap_or_else(PoisonError::into_inner)
+        self.placement
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -287,6 +315,8 @@ impl Drop for Place<'_> {
 fn no_events_service() -> Failure {
     Failure::new(
         FailureCode::NoEventsService,
-        format!("no container of a service named like `{EVENTS_KEYWORD}` is there to take the task"),
+        format!(
+            "no container of a service named like `{EVENTS_KEYWORD}` is there to take the task"
+        ),
     )
 }

@@ -56,7 +56,12 @@ pub(crate) async fn serve(
 ) {
     let places = Arc::new(Semaphore::new(limits.connections_max));
     let connections = TaskTracker::new();
-    let server = Arc::new(Server { limits, metrics, ids: RequestIdSource::new(), stop });
+    let server = Arc::new(Server {
+        limits,
+        metrics,
+        ids: RequestIdSource::new(),
+        stop,
+    });
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -91,8 +96,14 @@ pub(crate) async fn serve(
     // The port is free for a successor from here on.
     drop(listener);
     connections.close();
-    if tokio::time::timeout(drain_timeout, connections.wait()).await.is_err() {
-        warn!(left = connections.len(), "drain timeout, connections are cut");
+    if tokio::time::timeout(drain_timeout, connections.wait())
+        .await
+        .is_err()
+    {
+        warn!(
+            left = connections.len(),
+            "drain timeout, connections are cut"
+        );
     }
 }
 
@@ -109,7 +120,10 @@ impl Server {
             debug!(%error, "nodelay");
         }
         let activity = Arc::new(Activity::default());
-        let watched = Watched { stream, activity: activity.clone() };
+        let watched = Watched {
+            stream,
+            activity: activity.clone(),
+        };
         let service = service_fn(|request: hyper::Request<Incoming>| {
             let (mut router, server, activity) = (router.clone(), self.clone(), activity.clone());
             activity.set(Phase::Busy);
@@ -179,7 +193,9 @@ struct Activity {
 
 impl Default for Activity {
     fn default() -> Self {
-        Self { phase: Mutex::new(Phase::Idle(Instant::now())) }
+        Self {
+            phase: Mutex::new(Phase::Idle(Instant::now())),
+        }
     }
 }
 

@@ -7,14 +7,14 @@
 //! body, [`pending`] is the registry of those who wait, [`problem`] the only place that turns an
 //! error into a response, [`http`] what is enforced on connections, [`routes`] which path is what.
 
-mod flow;
 pub mod classify;
+mod flow;
+mod http;
+mod metrics;
 pub mod pending;
 mod problem;
 mod routes;
-mod http;
-mod metrics;
-pub mod settings;
 mod run;
+pub mod settings;
 
 pub use run::{RunError, main, run};

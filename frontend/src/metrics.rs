@@ -43,7 +43,9 @@ pub(crate) struct Offered {
 
 impl Metrics {
     pub(crate) fn register(registry: &mut Registry) -> Arc<Self> {
-        let buckets = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+        let buckets = [
+            0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+        ];
         let metrics = Self {
             offered: Counter::default(),
             answered: Counter::default(),
@@ -57,14 +59,38 @@ impl Metrics {
         };
         let m = &metrics;
         registry.register("requests_offered", "Requests for a task", m.offered.clone());
-        registry.register("requests_answered", "Requests that got a result", m.answered.clone());
-        registry.register("requests_failed", "Requests that got an error, by its code", m.failed.clone());
-        registry.register("requests_in_flight", "Requests that wait", m.in_flight.clone());
+        registry.register(
+            "requests_answered",
+            "Requests that got a result",
+            m.answered.clone(),
+        );
+        registry.register(
+            "requests_failed",
+            "Requests that got an error, by its code",
+            m.failed.clone(),
+        );
+        registry.register(
+            "requests_in_flight",
+            "Requests that wait",
+            m.in_flight.clone(),
+        );
         registry.register("request_seconds", "Time to the result", m.latency.clone());
-        registry.register("frontend_messages", "Messages heard that answered nobody, by reason", m.messages.clone());
+        registry.register(
+            "frontend_messages",
+            "Messages heard that answered nobody, by reason",
+            m.messages.clone(),
+        );
         registry.register("connections", "Open connections", m.connections.clone());
-        registry.register("connections_refused", "Connections over the limit", m.connections_refused.clone());
-        registry.register("connections_timed_out", "Connections closed for slowness or silence", m.connections_timed_out.clone());
+        registry.register(
+            "connections_refused",
+            "Connections over the limit",
+            m.connections_refused.clone(),
+        );
+        registry.register(
+            "connections_timed_out",
+            "Connections closed for slowness or silence",
+            m.connections_timed_out.clone(),
+        );
         Arc::new(metrics)
     }
 
@@ -77,7 +103,11 @@ impl Metrics {
     pub(crate) fn offer(self: &Arc<Self>) -> Offered {
         self.offered.inc();
         self.in_flight.inc();
-        Offered { metrics: self.clone(), since: Instant::now(), is_settled: false }
+        Offered {
+            metrics: self.clone(),
+            since: Instant::now(),
+            is_settled: false,
+        }
     }
 
     /// A message that answered nobody.
@@ -90,7 +120,9 @@ impl Offered {
     pub(crate) fn answered(mut self) {
         self.is_settled = true;
         self.metrics.answered.inc();
-        self.metrics.latency.observe(self.since.elapsed().as_secs_f64());
+        self.metrics
+            .latency
+            .observe(self.since.elapsed().as_secs_f64());
     }
 
     pub(crate) fn failed(mut self, code: &'static str) {

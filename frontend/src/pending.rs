@@ -34,8 +34,18 @@ impl PendingRegistry {
     pub fn register(self: &Arc<Self>, task: Arc<Task>) -> Pending {
         let (sender, answer) = oneshot::channel();
         let id = task.request_id.clone();
-        self.waiting.insert(id.clone(), Waiting { answer: sender, task });
-        Pending { registry: self.clone(), id, answer }
+        self.waiting.insert(
+            id.clone(),
+            Waiting {
+                answer: sender,
+                task,
+            },
+        );
+        Pending {
+            registry: self.clone(),
+            id,
+            answer,
+        }
     }
 
     /// Resolves a request. What it asked, if it still waited: whoever gets the task here, or from
@@ -83,7 +93,10 @@ impl PendingRegistry {
 impl Pending {
     /// Gives up the place. What was asked, if it was not resolved before.
     pub fn leave(&self) -> Option<Arc<Task>> {
-        self.registry.waiting.remove(&self.id).map(|(_, waiting)| waiting.task)
+        self.registry
+            .waiting
+            .remove(&self.id)
+            .map(|(_, waiting)| waiting.task)
     }
 }
 
@@ -119,8 +132,16 @@ mod tests {
         let registry = Arc::new(PendingRegistry::default());
         let mut one = registry.register(task("1"));
         let two = registry.register(task("2"));
-        assert!(registry.resolve(&"1".parse().unwrap(), Ended::Final("x".into())).is_some());
-        assert!(registry.resolve(&"1".parse().unwrap(), Ended::Final("y".into())).is_none());
+        assert!(
+            registry
+                .resolve(&"1".parse().unwrap(), Ended::Final("x".into()))
+                .is_some()
+        );
+        assert!(
+            registry
+                .resolve(&"1".parse().unwrap(), Ended::Final("y".into()))
+                .is_none()
+        );
         assert_eq!((&mut one.answer).await, Ok(Ended::Final("x".into())));
         assert_eq!(registry.len(), 1);
         drop(two);
@@ -131,6 +152,10 @@ mod tests {
     async fn who_has_left_gets_no_reply() {
         let registry = Arc::new(PendingRegistry::default());
         drop(registry.register(task("1")));
-        assert!(registry.resolve(&"1".parse().unwrap(), Ended::Final("x".into())).is_none());
+        assert!(
+            registry
+                .resolve(&"1".parse().unwrap(), Ended::Final("x".into()))
+                .is_none()
+        );
     }
 }

@@ -138,7 +138,9 @@ impl Problem {
         match self {
             Self::Refused(refused) => refused.detail.clone(),
             Self::BodyTooLarge { bytes_max } => {
-                format!("the body is larger than {bytes_max} bytes, which is the most that is taken")
+                format!(
+                    "the body is larger than {bytes_max} bytes, which is the most that is taken"
+                )
             }
             Self::BodyTimeout(limit) => format!("the body did not arrive within {limit:?}"),
             Self::BodyBroken(why) => format!("the body broke off: {why}"),
@@ -184,11 +186,17 @@ impl Problem {
         let headers = response.headers_mut();
         let kind = HeaderValue::from_static("application/problem+json");
         headers.insert(header::CONTENT_TYPE, kind);
-        if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+        if matches!(
+            status,
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+        ) {
             headers.insert(header::RETRY_AFTER, RETRY_AFTER);
         }
         // What is left of a body that was not read would be taken for the next request.
-        if matches!(status, StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
+        if matches!(
+            status,
+            StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT
+        ) {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response

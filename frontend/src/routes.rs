@@ -114,8 +114,14 @@ impl App {
         match self.result(ids, named, request).await {
             Ok(result) => {
                 offered.answered();
-                let answer = Answer { message: "OK", result: &result };
-                json(StatusCode::OK, serde_json::to_string(&answer).expect("text is serializable"))
+                let answer = Answer {
+                    message: "OK",
+                    result: &result,
+                };
+                json(
+                    StatusCode::OK,
+                    serde_json::to_string(&answer).expect("text is serializable"),
+                )
             }
             Err(problem) => {
                 offered.failed(problem.code());
@@ -151,7 +157,9 @@ impl App {
     }
 
     fn patience(&self, headers: &HeaderMap) -> Result<Duration, Problem> {
-        let Some(value) = headers.get(REQUEST_TIMEOUT) else { return Ok(self.limits.deadline) };
+        let Some(value) = headers.get(REQUEST_TIMEOUT) else {
+            return Ok(self.limits.deadline);
+        };
         match value.to_str().ok().and_then(|text| text.parse().ok()) {
             Some(ms @ 1..) => Ok(self.limits.deadline.min(Duration::from_millis(ms))),
             _ => Err(Problem::BadHeader(format!(
@@ -196,22 +204,28 @@ pub(crate) struct RequestIdSource {
 
 impl RequestIdSource {
     pub(crate) fn new() -> Self {
-        Self { process: rand::random(), counter: AtomicU64::new(0) }
+        Self {
+            process: rand::random(),
+            counter: AtomicU64::new(0),
+        }
     }
 
     fn ids(&self, headers: &HeaderMap) -> RequestIds {
         let count = self.counter.fetch_add(1, Ordering::Relaxed);
         let ours = format!("{:016x}{count:016x}", self.process);
         let ours = ours.parse().expect("32 digits are not empty");
-        RequestIds { ours, callers: headers.get(REQUEST_ID).and_then(sane) }
+        RequestIds {
+            ours,
+            callers: headers.get(REQUEST_ID).and_then(sane),
+        }
     }
 }
 
 /// A caller's id, if it is of 1 to 128 visible ASCII characters.
 fn sane(value: &HeaderValue) -> Option<String> {
     let bytes = value.as_bytes();
-    let is_sane = (1..=CALLER_ID_BYTES_MAX).contains(&bytes.len())
-        && bytes.iter().all(u8::is_ascii_graphic);
+    let is_sane =
+        (1..=CALLER_ID_BYTES_MAX).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic);
     is_sane.then(|| value.to_str().ok().map(str::to_owned))?
 }
 

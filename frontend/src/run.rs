@@ -87,7 +87,10 @@ pub async fn run(
     let running = node.start();
     let members = node.roster.members();
     let sending = tokio::spawn(postman.run());
-    let ops = Ops { readiness: node.readiness.clone(), metrics: Arc::new(node.registry) };
+    let ops = Ops {
+        readiness: node.readiness.clone(),
+        metrics: Arc::new(node.registry),
+    };
     let app = Arc::new(App {
         flow: flow.clone(),
         limits: limits.requests,
@@ -98,8 +101,14 @@ pub async fn run(
 
     let draining = node.readiness.check("serving");
     draining.pass();
-    let serving =
-        http::serve(listener, router, limits.connections, metrics, limits.drain_timeout, stop.clone());
+    let serving = http::serve(
+        listener,
+        router,
+        limits.connections,
+        metrics,
+        limits.drain_timeout,
+        stop.clone(),
+    );
     let listening = flow.listen(heard, members);
     tokio::pin!(serving, listening);
     tokio::select! {
@@ -122,7 +131,11 @@ pub async fn run(
 /// Ready means that somebody is there to take a task.
 async fn watch_events_services(mut members: watch::Receiver<Arc<[Member]>>, check: Check) {
     loop {
-        if members.borrow_and_update().iter().any(|member| member.matches(EVENTS_KEYWORD)) {
+        if members
+            .borrow_and_update()
+            .iter()
+            .any(|member| member.matches(EVENTS_KEYWORD))
+        {
             check.pass();
         } else {
             check.wait("no events service is there");
@@ -158,7 +171,9 @@ async fn block_on(settings: Settings) -> anyhow::Result<()> {
         Readiness::default(),
         &stop,
     );
-    let Some(node) = joined.await? else { return Ok(()) };
+    let Some(node) = joined.await? else {
+        return Ok(());
+    };
     let bus = node.bus.clone();
     info!(port = settings.port, "listening");
     run(node, settings.limits(), listener, stop).await?;

@@ -10,7 +10,10 @@ use shared::settings::{BusSettings, DiscoverySettings, ProcessSettings, millis, 
 /// Every setting is an environment variable and a flag; NAME_FILE reads the variable NAME from a
 /// file.
 #[derive(Debug, Clone, Parser)]
-#[command(version, after_help = "Examples:\n  frontend\n  PORT=8080 REDIS_HOST=redis frontend\n  frontend --deadline-ms 2000 --log debug\n  frontend health")]
+#[command(
+    version,
+    after_help = "Examples:\n  frontend\n  PORT=8080 REDIS_HOST=redis frontend\n  frontend --deadline-ms 2000 --log debug\n  frontend health"
+)]
 pub struct Settings {
     /// Port of the HTTP interface
     #[arg(long, env = "PORT", default_value = "4000", value_parser = port)]

@@ -3,10 +3,7 @@
 use std::io::Write;
 
 use anyhow::{Context, bail};
-use events_service::audit::{
-    AuditLog, Filter, StoredRecord,
-    sqlite::{SqliteAuditLog, Synchronous},
-};
+use events_service::audit::{AuditLog, Filter, StoredRecord, sqlite::SqliteAuditLog};
 use shared::contract::RecordId;
 
 use crate::cli::{Audit, AuditCommand, List, Output, Show, Store};
@@ -34,7 +31,7 @@ async fn open(store: &Store) -> anyhow::Result<Box<dyn AuditLog>> {
             path.display()
         );
     }
-    Ok(Box::new(SqliteAuditLog::open(path, Synchronous::Full)?))
+    Ok(Box::new(SqliteAuditLog::open_read_only(path)?))
 }
 
 async fn list(options: List) -> anyhow::Result<()> {
@@ -111,6 +108,12 @@ fn cell(text: Option<&str>) -> String {
 /// What callers sent may hold control characters, which a terminal would obey.
 fn printable(text: &str) -> String {
     text.chars()
-        .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
+        .flat_map(|c| {
+            if c.is_control() {
+                c.escape_default().collect()
+            } else {
+                vec![c]
+            }
+        })
         .collect()
 }

@@ -4,19 +4,27 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use events_service::{audit::Status, settings::Durability};
+use events_service::{
+    audit::{Status, sqlite::SyncMode},
+    settings::Durability,
+};
 use shared::settings::{ProcessSettings, millis, name, port, whole};
 
 /// Answers HTTP requests by way of events, and keeps a record of every one.
 ///
 /// Without a command, `up`.
 #[derive(Debug, Parser)]
-#[command(name = "roundtrip", version, args_conflicts_with_subcommands = true, after_help = "\
+#[command(
+    name = "roundtrip",
+    version,
+    args_conflicts_with_subcommands = true,
+    after_help = "\
 Examples:
   roundtrip                                   everything in one process, on port 4000
   roundtrip call '{\"a1\": 5, \"a2\": 10}'        ask it something
   roundtrip audit list                        what was asked, newest first
-  curl -s localhost:4000/task -d '{\"a1\": 5, \"a2\": 10}'")]
+  curl -s localhost:4000/task -d '{\"a1\": 5, \"a2\": 10}'"
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
@@ -67,11 +75,16 @@ pub(crate) struct Up {
     #[arg(long, env = "ADDRESS", default_value = "0.0.0.0")]
     pub(crate) address: IpAddr,
     /// File of the audit log
-    #[arg(long, env = "ROUNDTRIP_DATABASE", default_value = "roundtrip.db", value_name = "PATH")]
+    #[arg(
+        long,
+        env = "ROUNDTRIP_DATABASE",
+        default_value = "roundtrip.db",
+        value_name = "PATH"
+    )]
     pub(crate) database: PathBuf,
     /// When a record counts as durable
     #[arg(long, env = "SQLITE_SYNC", default_value = "full", value_enum)]
-    pub(crate) sync: Sync,
+    pub(crate) sync: SyncMode,
     /// Which service does which task; without it: our own two
     #[arg(long, env = "TASK_MAPS", value_name = "PATH")]
     pub(crate) task_maps: Option<PathBuf>,
@@ -80,15 +93,6 @@ pub(crate) struct Up {
     pub(crate) deadline_ms: Duration,
     #[command(flatten)]
     pub(crate) process: ProcessSettings,
-}
-
-/// When a record in SQLite counts as durable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Sync {
-    /// It is on the disk: no answered record is lost
-    Full,
-    /// The operating system has it: records of the last moments are lost with a power cut
-    Normal,
 }
 
 #[derive(Debug, Args)]
@@ -166,7 +170,12 @@ pub(crate) struct Show {
 #[command(next_help_heading = "Audit log")]
 pub(crate) struct Store {
     /// SQLite file of the audit log
-    #[arg(long, env = "ROUNDTRIP_DATABASE", default_value = "roundtrip.db", value_name = "PATH")]
+    #[arg(
+        long,
+        env = "ROUNDTRIP_DATABASE",
+        default_value = "roundtrip.db",
+        value_name = "PATH"
+    )]
     pub(crate) database: PathBuf,
     /// Host name of MongoDB, or a whole mongodb:// address; then the log is read from there
     #[arg(long, env = "MONGOURI", value_parser = name, hide_env_values = true)]
@@ -193,7 +202,9 @@ impl Store {
 
 fn task(text: &str) -> Result<(String, String), String> {
     match text.split_once('/') {
-        Some((task, subtask)) if !task.is_empty() && !subtask.is_empty() && !subtask.contains('/') => {
+        Some((task, subtask))
+            if !task.is_empty() && !subtask.is_empty() && !subtask.contains('/') =>
+        {
             Ok((task.into(), subtask.into()))
         }
         _ => Err("expected TASK/SUBTASK, such as GREETING/HELLO".into()),
@@ -201,7 +212,13 @@ fn task(text: &str) -> Result<(String, String), String> {
 }
 
 fn status(text: &str) -> Result<Status, String> {
-    Status::ALL.into_iter().find(|status| status.as_str() == text).ok_or_else(|| {
-        format!("expected one of {}", Status::ALL.map(Status::as_str).join(", "))
-    })
+    Status::ALL
+        .into_iter()
+        .find(|status| status.as_str() == text)
+        .ok_or_else(|| {
+            format!(
+                "expected one of {}",
+                Status::ALL.map(Status::as_str).join(", ")
+            )
+        })
 }

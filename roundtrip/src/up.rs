@@ -6,10 +6,7 @@ use std::{io::Write, sync::Arc, time::Duration};
 use anyhow::{Context, bail};
 use backend::settings::WorkerSettings;
 use events_service::{
-    audit::{
-        AuditLog,
-        sqlite::{SqliteAuditLog, Synchronous},
-    },
+    audit::{AuditLog, sqlite::SqliteAuditLog},
     settings::FlowSettings,
     task_maps::TaskMapsFile,
 };
@@ -26,7 +23,7 @@ use shared::{
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{Sync, Up};
+use crate::cli::Up;
 
 /// Backends in the process: two, so that one sees that work is spread.
 const BACKENDS: usize = 2;
@@ -40,11 +37,7 @@ pub(crate) async fn up(options: Up) -> anyhow::Result<()> {
     let stop = shutdown::on_signals().context("signals cannot be listened to")?;
     let listener = settings::listen("PORT", (options.address, options.port).into()).await?;
     let port = listener.local_addr().map_or(options.port, |at| at.port());
-    let synchronous = match options.sync {
-        Sync::Full => Synchronous::Full,
-        Sync::Normal => Synchronous::Normal,
-    };
-    let log = SqliteAuditLog::open(&options.database, synchronous)?;
+    let log = SqliteAuditLog::open(&options.database, options.sync)?;
     log.prepare().await?;
     let maps = TaskMapsFile::open(options.task_maps.clone())?;
     let bus: Arc<dyn Bus> = Arc::new(MemoryBus::default());
@@ -55,7 +48,10 @@ pub(crate) async fn up(options: Up) -> anyhow::Result<()> {
     let (events_stop, backends_stop) = (CancellationToken::new(), CancellationToken::new());
     let mut backends = JoinSet::new();
     for _ in 0..BACKENDS {
-        let settings = WorkerSettings { drain_timeout, ..WorkerSettings::default() };
+        let settings = WorkerSettings {
+            drain_timeout,
+            ..WorkerSettings::default()
+        };
         backends.spawn(backend::run(
             node(&bus, "backend", Hears::Consuming),
             backend::tasks::examples(),
@@ -66,7 +62,9 @@ pub(crate) async fn up(options: Up) -> anyhow::Result<()> {
     }
     let flow = FlowSettings {
         usual_deadline: options.deadline_ms,
-        longest_deadline: FlowSettings::default().longest_deadline.max(options.deadline_ms),
+        longest_deadline: FlowSettings::default()
+            .longest_deadline
+            .max(options.deadline_ms),
         drain_timeout,
         ..FlowSettings::default()
     };
@@ -79,7 +77,10 @@ pub(crate) async fn up(options: Up) -> anyhow::Result<()> {
         events_stop.clone(),
     ));
     let limits = Limits {
-        requests: RequestLimits { deadline: options.deadline_ms, ..RequestLimits::default() },
+        requests: RequestLimits {
+            deadline: options.deadline_ms,
+            ..RequestLimits::default()
+        },
         drain_timeout,
         ..Limits::default()
     };
@@ -107,7 +108,9 @@ pub(crate) async fn up(options: Up) -> anyhow::Result<()> {
 }
 
 fn node(bus: &Arc<dyn Bus>, name: &str, hears: Hears) -> Node {
-    let service: ServiceName = name.parse().expect("the names of our services are not empty");
+    let service: ServiceName = name
+        .parse()
+        .expect("the names of our services are not empty");
     let image = Some(format!("roundtrip {}", env!("CARGO_PKG_VERSION")));
     let identity = identity::of_process(service, None, image);
     Node::new(bus.clone(), identity, Channels::default(), hears)
@@ -132,7 +135,11 @@ fn greet(port: u16, options: &Up) {
         options.database.display()
     );
     let mut out = std::io::stdout();
-    if out.write_all(greeting.as_bytes()).and_then(|()| out.flush()).is_err() {
+    if out
+        .write_all(greeting.as_bytes())
+        .and_then(|()| out.flush())
+        .is_err()
+    {
         tracing::debug!("nobody reads the greeting");
     }
 }

@@ -114,8 +114,16 @@ impl BusCounters {
     /// Adds the counters to the registry of the process.
     pub fn register(&self, registry: &mut prometheus_client::registry::Registry) {
         let registry = registry.sub_registry_with_prefix("bus");
-        registry.register("lagged", "Messages dropped: a reader was too slow", self.lagged.clone());
-        registry.register("reconnects", "Times the link came up again", self.reconnects.clone());
+        registry.register(
+            "lagged",
+            "Messages dropped: a reader was too slow",
+            self.lagged.clone(),
+        );
+        registry.register(
+            "reconnects",
+            "Times the link came up again",
+            self.reconnects.clone(),
+        );
         registry.register("heard", "Messages received", self.heard.clone());
         registry.register("published", "Messages published", self.published.clone());
     }
@@ -133,7 +141,10 @@ impl Reader {
     /// Hands a message on without waiting; whether the reader took it.
     fn hand_off(&self, payload: Bytes, counters: &BusCounters) -> bool {
         counters.heard.inc();
-        let message = Message { channel: self.channel, payload };
+        let message = Message {
+            channel: self.channel,
+            payload,
+        };
         match self.hand_off.try_send(message) {
             Ok(()) => true,
             Err(mpsc::error::TrySendError::Full(_)) => {

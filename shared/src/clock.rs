@@ -15,8 +15,13 @@ pub struct Clock {
 impl Clock {
     /// Reads the wall clock, once.
     pub fn start() -> Self {
-        let start_unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self { start: Instant::now(), start_unix }
+        let start_unix = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        Self {
+            start: Instant::now(),
+            start_unix,
+        }
     }
 
     /// Now, as Unix time in ms.

@@ -129,7 +129,10 @@ pub struct Roster {
 
 impl Default for Roster {
     fn default() -> Self {
-        Self { entries: Mutex::default(), members: watch::Sender::new(Arc::from([])) }
+        Self {
+            entries: Mutex::default(),
+            members: watch::Sender::new(Arc::from([])),
+        }
     }
 }
 
@@ -142,18 +145,24 @@ impl Roster {
 
     /// Whether the container has said that it is one of ours: then it has a direct channel.
     pub fn is_ours(&self, container: &ContainerId) -> bool {
-        self.entries().get(container).is_some_and(|entry| entry.present.is_some())
+        self.entries()
+            .get(container)
+            .is_some_and(|entry| entry.present.is_some())
     }
 
     /// Whether the engine lists the container.
     pub fn is_listed(&self, container: &ContainerId) -> bool {
-        self.entries().get(container).is_some_and(|entry| entry.listed.is_some())
+        self.entries()
+            .get(container)
+            .is_some_and(|entry| entry.listed.is_some())
     }
 
     /// Whether the container may still be at work: it is known, and neither suspect nor gone. A
     /// draining one is.
     pub fn is_alive(&self, container: &ContainerId) -> bool {
-        self.entries().get(container).is_some_and(|entry| !entry.is_suspect && !entry.is_gone)
+        self.entries()
+            .get(container)
+            .is_some_and(|entry| !entry.is_suspect && !entry.is_gone)
     }
 
     /// Nobody listens on the container's direct channel: it gets no work until it is heard of again.
@@ -168,13 +177,21 @@ impl Roster {
     /// Replaces what the engine lists.
     pub fn list(&self, listed: Vec<Listed>) {
         self.change(|entries| {
-            let mut listed: HashMap<ContainerId, Listed> =
-                listed.into_iter().map(|l| (l.address.container.clone(), l)).collect();
+            let mut listed: HashMap<ContainerId, Listed> = listed
+                .into_iter()
+                .map(|l| (l.address.container.clone(), l))
+                .collect();
             for (id, entry) in entries.iter_mut() {
                 entry.listed = listed.remove(id);
             }
             for (id, new) in listed {
-                entries.insert(id, Entry { listed: Some(new), ..Entry::default() });
+                entries.insert(
+                    id,
+                    Entry {
+                        listed: Some(new),
+                        ..Entry::default()
+                    },
+                );
             }
         });
     }
@@ -190,7 +207,9 @@ impl Roster {
     pub fn present(&self, present: Present) -> bool {
         let mut is_new = false;
         self.change(|entries| {
-            let entry = entries.entry(present.address.container.clone()).or_default();
+            let entry = entries
+                .entry(present.address.container.clone())
+                .or_default();
             is_new = entry.present.is_none() || entry.is_gone;
             entry.is_suspect = false;
             entry.is_gone = false;
@@ -229,7 +248,9 @@ impl Roster {
         let mut entries = self.entries();
         change(&mut entries);
         // Who is gone is remembered only while the engine still lists it.
-        entries.retain(|_, entry| entry.listed.is_some() || (entry.present.is_some() && !entry.is_gone));
+        entries.retain(|_, entry| {
+            entry.listed.is_some() || (entry.present.is_some() && !entry.is_gone)
+        });
         let mut members: Vec<Member> = entries.values().filter_map(Entry::member).collect();
         drop(entries);
         members.sort_by(|a, b| a.address.cmp(&b.address));

@@ -63,7 +63,11 @@ pub fn of_process(service: ServiceName, stack: Option<String>, image: Option<Str
         ),
     };
     let container = id.parse().expect("64 hex digits are not empty");
-    Identity { address: Address { container, service }, stack, image }
+    Identity {
+        address: Address { container, service },
+        stack,
+        image,
+    }
 }
 
 /// The container that this process runs in, as the engine lists it. Waits for the engine.
@@ -81,7 +85,9 @@ pub async fn of_container(
         };
         match listing {
             Ok(listed) => {
-                let me = listed.into_iter().find(|l| is_me(l.address.container.as_str()));
+                let me = listed
+                    .into_iter()
+                    .find(|l| is_me(l.address.container.as_str()));
                 if let Some(me) = me {
                     info!(container_id = %me.address.container, service = %me.address.service, "identified");
                     return Some(Identity {
@@ -98,7 +104,10 @@ pub async fn of_container(
             Err(error) => {
                 check.fail(&error);
                 let error = &error as &dyn std::error::Error;
-                warn!(error, "waiting for the Docker engine to learn our own address");
+                warn!(
+                    error,
+                    "waiting for the Docker engine to learn our own address"
+                );
             }
         }
         tokio::select! {

@@ -99,14 +99,18 @@ impl Node {
         stop: &CancellationToken,
     ) -> Result<Option<Self>, JoinError> {
         let engine = match discovery.uses_docker() {
-            true => Some((Engine::new(&discovery.docker_host)?, readiness.check("docker"))),
+            true => Some((
+                Engine::new(&discovery.docker_host)?,
+                readiness.check("docker"),
+            )),
             false => None,
         };
         let identity = match (&engine, &discovery.service_name) {
             (Some((engine, check)), None) => identity::of_container(engine, check, stop).await,
             (_, name) => {
-                let usual: ServiceName =
-                    usual_name.parse().expect("a service's usual name is not empty");
+                let usual: ServiceName = usual_name
+                    .parse()
+                    .expect("a service's usual name is not empty");
                 Some(identity::of_process(
                     name.clone().unwrap_or(usual),
                     discovery.stack_name.clone(),
@@ -114,12 +118,15 @@ impl Node {
                 ))
             }
         };
-        let Some(identity) = identity else { return Ok(None) };
+        let Some(identity) = identity else {
+            return Ok(None);
+        };
         let redis = RedisBus::start(&bus.redis())?;
         let mut node = Self::new(Arc::new(redis), identity, bus.channels(), hears);
         node.readiness = readiness;
         if let Some((engine, check)) = engine {
-            node.discoveries.push(Box::new(DockerDiscovery::new(engine, check)));
+            node.discoveries
+                .push(Box::new(DockerDiscovery::new(engine, check)));
         }
         Ok(Some(node))
     }
@@ -147,7 +154,11 @@ impl Node {
                 }
             }
         });
-        Running { stop, tasks, bus: self.bus.clone() }
+        Running {
+            stop,
+            tasks,
+            bus: self.bus.clone(),
+        }
     }
 }
 

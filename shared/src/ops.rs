@@ -45,7 +45,10 @@ struct Shared {
 impl Readiness {
     /// A dependency that does not hold until [`Check::pass`] is called.
     pub fn check(&self, name: &'static str) -> Check {
-        let check = Check { name, shared: self.shared.clone() };
+        let check = Check {
+            name,
+            shared: self.shared.clone(),
+        };
         check.set(Some("not there yet".into()));
         check
     }
@@ -140,7 +143,11 @@ async fn readyz(State(ops): State<Ops>) -> Response {
         .iter()
         .map(|(name, state)| (*name, state.clone().unwrap_or_else(|| "ok".into())))
         .collect();
-    (status(is_ready), Json(json!({"ready": is_ready, "checks": checks}))).into_response()
+    (
+        status(is_ready),
+        Json(json!({"ready": is_ready, "checks": checks})),
+    )
+        .into_response()
 }
 
 async fn healthz(State(ops): State<Ops>) -> Response {
@@ -149,7 +156,11 @@ async fn healthz(State(ops): State<Ops>) -> Response {
 }
 
 fn status(is_well: bool) -> StatusCode {
-    if is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+    if is_well {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    }
 }
 
 async fn metrics(State(ops): State<Ops>) -> Response {
@@ -172,7 +183,9 @@ pub async fn serve(
     ops: Ops,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
-    axum::serve(listener, routes(ops)).with_graceful_shutdown(stop.cancelled_owned()).await
+    axum::serve(listener, routes(ops))
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
 }
 
 /// What `<service> health` does: asks the process at this port of this machine for `/healthz`.
@@ -198,6 +211,8 @@ pub async fn health(port: u16) -> Result<(), String> {
             Err(format!("http://{at}/healthz answers {line}"))
         }
         Ok(Err(error)) => Err(format!("http://{at}/healthz cannot be asked: {error}")),
-        Err(_) => Err(format!("http://{at}/healthz does not answer within {HEALTH_TIMEOUT:?}")),
+        Err(_) => Err(format!(
+            "http://{at}/healthz does not answer within {HEALTH_TIMEOUT:?}"
+        )),
     }
 }

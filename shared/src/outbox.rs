@@ -83,7 +83,9 @@ pub struct Outbox<T> {
 
 impl<T> Clone for Outbox<T> {
     fn clone(&self) -> Self {
-        Self { queue: self.queue.clone() }
+        Self {
+            queue: self.queue.clone(),
+        }
     }
 }
 
@@ -172,7 +174,11 @@ impl<T, F: FnMut(T, Undelivered)> Postman<T, F> {
     /// Sends until every handle is gone and the queue is empty.
     pub async fn run(mut self) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
-        let sent = |outcome| self.counters.letters.get_or_create_owned(&Labels { outcome });
+        let sent = |outcome| {
+            self.counters
+                .letters
+                .get_or_create_owned(&Labels { outcome })
+        };
         let outcomes = Outcomes {
             direct: sent("direct"),
             broadcast: sent("broadcast"),
@@ -214,7 +220,10 @@ impl<T, F: FnMut(T, Undelivered)> Postman<T, F> {
                 continue;
             }
             let (channel, is_direct) = self.channel_of(&letter.to.container);
-            publications.push(Publication { channel, payload: letter.payload.clone() });
+            publications.push(Publication {
+                channel,
+                payload: letter.payload.clone(),
+            });
             letters.push((letter, is_direct));
         }
         if publications.is_empty() {
@@ -264,7 +273,10 @@ impl<T, F: FnMut(T, Undelivered)> Postman<T, F> {
             channel: self.broadcast.clone(),
             payload: letter.payload.clone(),
         };
-        let answers = self.bus.publish(letters.iter().map(publication).collect()).await;
+        let answers = self
+            .bus
+            .publish(letters.iter().map(publication).collect())
+            .await;
         let mut refused = false;
         for (letter, answer) in letters.into_iter().zip(answers) {
             match answer {
@@ -302,12 +314,19 @@ impl<T, F: FnMut(T, Undelivered)> Postman<T, F> {
         }
         if !self.direct.contains_key(container) {
             let channel = direct_channel(&self.broadcast, container).into();
-            self.direct.insert(container.clone(), Direct { channel, kind: DirectKind::Unknown });
+            self.direct.insert(
+                container.clone(),
+                Direct {
+                    channel,
+                    kind: DirectKind::Unknown,
+                },
+            );
         }
         match &self.direct[container] {
-            Direct { kind: DirectKind::Lacks, .. } if !self.roster.is_ours(container) => {
-                (self.broadcast.clone(), false)
-            }
+            Direct {
+                kind: DirectKind::Lacks,
+                ..
+            } if !self.roster.is_ours(container) => (self.broadcast.clone(), false),
             direct => (direct.channel.clone(), true),
         }
     }
@@ -316,7 +335,9 @@ impl<T, F: FnMut(T, Undelivered)> Postman<T, F> {
     /// of an image that has none (and is still there).
     fn has_no_direct(&mut self, letter: &Letter<T>) -> bool {
         let container = &letter.to.container;
-        let Some(direct) = self.direct.get_mut(container) else { return false };
+        let Some(direct) = self.direct.get_mut(container) else {
+            return false;
+        };
         if direct.kind == DirectKind::Has || self.roster.is_ours(container) {
             return false;
         }

@@ -46,7 +46,10 @@ impl Placement {
                 .collect();
             self.better_of_two(&rest)
         }?;
-        *self.in_flight.entry(chosen.address.container.clone()).or_default() += 1;
+        *self
+            .in_flight
+            .entry(chosen.address.container.clone())
+            .or_default() += 1;
         Some(chosen)
     }
 
@@ -72,7 +75,14 @@ impl Placement {
                     second += 1;
                 }
                 let (first, second) = (&candidates[first], &candidates[second]);
-                Some(if load(second) < load(first) { second } else { first }.clone())
+                Some(
+                    if load(second) < load(first) {
+                        second
+                    } else {
+                        first
+                    }
+                    .clone(),
+                )
             }
         }
     }
@@ -121,10 +131,20 @@ mod tests {
 
     #[test]
     fn the_keyword_means_services_that_contain_it_in_any_case() {
-        let (_keep, mut placement) =
-            among(vec![member("1", "Stack-Backend-2", None), member("2", "frontend", None)]);
+        let (_keep, mut placement) = among(vec![
+            member("1", "Stack-Backend-2", None),
+            member("2", "frontend", None),
+        ]);
         for _ in 0..20 {
-            assert_eq!(placement.choose("backend", &[]).unwrap().address.container.as_str(), "1");
+            assert_eq!(
+                placement
+                    .choose("backend", &[])
+                    .unwrap()
+                    .address
+                    .container
+                    .as_str(),
+                "1"
+            );
         }
         assert_eq!(placement.choose("database", &[]), None);
     }
@@ -136,7 +156,15 @@ mod tests {
             member("2", "events_events-service", Some("events")),
         ]);
         for _ in 0..20 {
-            assert_eq!(placement.choose("event", &[]).unwrap().address.container.as_str(), "2");
+            assert_eq!(
+                placement
+                    .choose("event", &[])
+                    .unwrap()
+                    .address
+                    .container
+                    .as_str(),
+                "2"
+            );
         }
     }
 
@@ -147,7 +175,15 @@ mod tests {
             member("2", "other_backend", Some("other")),
         ]);
         for _ in 0..20 {
-            assert_eq!(placement.choose("backend", &[]).unwrap().address.container.as_str(), "1");
+            assert_eq!(
+                placement
+                    .choose("backend", &[])
+                    .unwrap()
+                    .address
+                    .container
+                    .as_str(),
+                "1"
+            );
         }
         sender.send_replace(vec![member("2", "other_backend", Some("other"))].into());
         assert!(placement.choose("backend", &[]).is_some());
@@ -155,22 +191,42 @@ mod tests {
 
     #[test]
     fn load_is_spread_and_falls_when_done() {
-        let (_keep, mut placement) =
-            among((0..4).map(|n| member(&n.to_string(), "backend", None)).collect());
+        let (_keep, mut placement) = among(
+            (0..4)
+                .map(|n| member(&n.to_string(), "backend", None))
+                .collect(),
+        );
         let chosen: Vec<_> = (0..400)
             .filter_map(|_| placement.choose("backend", &[]))
             .map(|member| member.address.container)
             .collect();
-        assert!(placement.in_flight.values().all(|count| (80..120).contains(count)));
-        chosen.iter().for_each(|container| placement.done(container));
+        assert!(
+            placement
+                .in_flight
+                .values()
+                .all(|count| (80..120).contains(count))
+        );
+        chosen
+            .iter()
+            .for_each(|container| placement.done(container));
         assert!(placement.in_flight.is_empty());
     }
 
     #[test]
     fn an_excepted_container_is_not_chosen() {
-        let (_keep, mut placement) =
-            among(vec![member("1", "backend", None), member("2", "backend", None)]);
+        let (_keep, mut placement) = among(vec![
+            member("1", "backend", None),
+            member("2", "backend", None),
+        ]);
         let except = ["1".parse().unwrap()];
-        assert_eq!(placement.choose("backend", &except).unwrap().address.container.as_str(), "2");
+        assert_eq!(
+            placement
+                .choose("backend", &except)
+                .unwrap()
+                .address
+                .container
+                .as_str(),
+            "2"
+        );
     }
 }

@@ -35,7 +35,10 @@ pub enum SettingsError {
 impl SettingsError {
     /// Prints it as a command line does (help on stdout, errors on stderr) and gives the exit code:
     /// 0 for help that was asked for, else 2.
-    #[expect(clippy::print_stderr, reason = "this is where a command line reports its misuse")]
+    #[expect(
+        clippy::print_stderr,
+        reason = "this is where a command line reports its misuse"
+    )]
     pub fn report(&self) -> u8 {
         match self {
             Self::Usage(_, error) if !error.use_stderr() => {
@@ -76,8 +79,10 @@ pub fn read_from<T: CommandFactory + FromArgMatches>(
     let usage = |command: &Command, error: clap::Error| {
         SettingsError::Usage(sentence(command, &error), error)
     };
-    let mut matches =
-        command.clone().try_get_matches_from(arguments).map_err(|error| usage(&command, error))?;
+    let mut matches = command
+        .clone()
+        .try_get_matches_from(arguments)
+        .map_err(|error| usage(&command, error))?;
     T::from_arg_matches_mut(&mut matches).map_err(|error| usage(&command, error))
 }
 
@@ -92,16 +97,17 @@ fn with_files(
         .collect();
     for (id, name) in names {
         let file_variable = format!("{name}_FILE");
-        let Some(path) = variable(&file_variable) else { continue };
+        let Some(path) = variable(&file_variable) else {
+            continue;
+        };
         if variable(&name).is_some() {
             return Err(SettingsError::Both(name));
         }
-        let content =
-            std::fs::read_to_string(&path).map_err(|source| SettingsError::File {
-                variable: file_variable,
-                path: path.to_string_lossy().into_owned(),
-                source,
-            })?;
+        let content = std::fs::read_to_string(&path).map_err(|source| SettingsError::File {
+            variable: file_variable,
+            path: path.to_string_lossy().into_owned(),
+            source,
+        })?;
         let value = OsStr::from(content.trim_end_matches(['\r', '\n']).to_owned());
         command = command.mut_arg(id, |arg| arg.default_value(value));
     }
@@ -112,18 +118,29 @@ fn with_files(
 fn sentence(command: &Command, error: &clap::Error) -> String {
     use std::error::Error as _;
     let context = |kind| error.get(kind).map(ToString::to_string);
-    let (Some(flag), Some(value)) =
-        (context(ContextKind::InvalidArg), context(ContextKind::InvalidValue))
-    else {
+    let (Some(flag), Some(value)) = (
+        context(ContextKind::InvalidArg),
+        context(ContextKind::InvalidValue),
+    ) else {
         let text = error.to_string();
-        return text.strip_prefix("error: ").unwrap_or(&text).trim_end().to_owned();
+        return text
+            .strip_prefix("error: ")
+            .unwrap_or(&text)
+            .trim_end()
+            .to_owned();
     };
-    let long = flag.trim_start_matches('-').split([' ', '=']).next().unwrap_or_default();
+    let long = flag
+        .trim_start_matches('-')
+        .split([' ', '='])
+        .next()
+        .unwrap_or_default();
     let variable = variable_of(command, long);
     let accepted = error
         .source()
         .map(ToString::to_string)
-        .or_else(|| context(ContextKind::ValidValue).map(|valid| format!("expected one of {valid}")))
+        .or_else(|| {
+            context(ContextKind::ValidValue).map(|valid| format!("expected one of {valid}"))
+        })
         .unwrap_or_default();
     match variable {
         Some(variable) => format!("{variable} (or {flag}): `{value}` is not accepted: {accepted}"),
@@ -132,9 +149,14 @@ fn sentence(command: &Command, error: &clap::Error) -> String {
 }
 
 fn variable_of<'a>(command: &'a Command, long: &str) -> Option<&'a str> {
-    let own = command.get_arguments().find(|arg| arg.get_long() == Some(long));
-    own.and_then(|arg| arg.get_env()?.to_str())
-        .or_else(|| command.get_subcommands().find_map(|sub| variable_of(sub, long)))
+    let own = command
+        .get_arguments()
+        .find(|arg| arg.get_long() == Some(long));
+    own.and_then(|arg| arg.get_env()?.to_str()).or_else(|| {
+        command
+            .get_subcommands()
+            .find_map(|sub| variable_of(sub, long))
+    })
 }
 
 /// Parses a duration in ms within bounds.
@@ -152,7 +174,11 @@ pub fn millis(range: RangeInclusive<u64>) -> impl Fn(&str) -> Result<Duration, S
 pub fn whole(range: RangeInclusive<u64>) -> impl Fn(&str) -> Result<u64, String> + Clone {
     move |text| match text.parse() {
         Ok(number) if range.contains(&number) => Ok(number),
-        _ => Err(format!("expected a whole number from {} to {}", range.start(), range.end())),
+        _ => Err(format!(
+            "expected a whole number from {} to {}",
+            range.start(),
+            range.end()
+        )),
     }
 }
 
@@ -169,7 +195,11 @@ pub fn port(text: &str) -> Result<u16, String> {
 /// # Errors
 /// A sentence.
 pub fn name(text: &str) -> Result<String, String> {
-    if text.trim().is_empty() { Err("expected a name that is not empty".into()) } else { Ok(text.into()) }
+    if text.trim().is_empty() {
+        Err("expected a name that is not empty".into())
+    } else {
+        Ok(text.into())
+    }
 }
 
 /// Where the bus is and what its channels are called.
@@ -223,7 +253,10 @@ pub struct Channels {
 
 impl Default for Channels {
     fn default() -> Self {
-        Self { event: "Event_Service".into(), consuming: "Consuming_Service".into() }
+        Self {
+            event: "Event_Service".into(),
+            consuming: "Consuming_Service".into(),
+        }
     }
 }
 
@@ -311,7 +344,9 @@ impl OpsSettings {
     /// A sentence that names the setting.
     pub async fn listen(&self) -> Result<Option<tokio::net::TcpListener>, ListenError> {
         match self.ops_port {
-            Some(port) => listen("OPS_PORT", (self.ops_address, port).into()).await.map(Some),
+            Some(port) => listen("OPS_PORT", (self.ops_address, port).into())
+                .await
+                .map(Some),
             None => Ok(None),
         }
     }
@@ -341,11 +376,18 @@ pub async fn listen(
 ) -> Result<tokio::net::TcpListener, ListenError> {
     tokio::net::TcpListener::bind(at)
         .await
-        .map_err(|source| ListenError { variable, at, source })
+        .map_err(|source| ListenError {
+            variable,
+            at,
+            source,
+        })
 }
 
 /// The end of a `main`: an error goes to stderr with all its causes.
-#[expect(clippy::print_stderr, reason = "this is where a command line reports its failure")]
+#[expect(
+    clippy::print_stderr,
+    reason = "this is where a command line reports its failure"
+)]
 pub fn exit_code<E: std::fmt::Display>(outcome: Result<(), E>) -> std::process::ExitCode {
     match outcome {
         Ok(()) => std::process::ExitCode::SUCCESS,

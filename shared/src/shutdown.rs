@@ -14,8 +14,10 @@ const INSISTED: i32 = 130;
 /// The operating system does not let us listen to signals.
 pub fn on_signals() -> std::io::Result<CancellationToken> {
     let stop = CancellationToken::new();
-    let (mut terminate, mut interrupt) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
     let stopping = stop.clone();
     // Ends with the process.
     tokio::spawn(async move {

@@ -19,7 +19,9 @@ pub enum LogFormat {
 /// The filter is not one (`info`, `warn,frontend=debug`, …), or there is a log already.
 pub fn init(filter: &str, format: LogFormat) -> Result<(), String> {
     let filter = EnvFilter::try_new(filter).map_err(|error| {
-        format!("RUST_LOG: `{filter}` is no log filter ({error}); try `info` or `warn,frontend=debug`")
+        format!(
+            "RUST_LOG: `{filter}` is no log filter ({error}); try `info` or `warn,frontend=debug`"
+        )
     })?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)

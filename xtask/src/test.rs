@@ -57,7 +57,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
         for program in built.in_order() {
             run.test_program(program, &environment)?;
         }
-        run.cargo_test(&["--workspace", "--doc"])?;
+        run.cargo_test(&["--workspace", "--doc", SERVERS_FEATURES])?;
         // Before the summary, which is to be the last line.
         drop(servers);
     }
@@ -68,6 +68,9 @@ pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
         ExitCode::FAILURE
     })
 }
+
+/// Adds the tests of ports on real servers, which plain `cargo test` leaves out.
+const SERVERS_FEATURES: &str = "--features=shared/servers,events-service/servers";
 
 /// A run of tests.
 struct Run<'a> {
@@ -160,6 +163,7 @@ fn build(release: bool) -> Result<Built> {
         "build",
         "--workspace",
         "--all-targets",
+        SERVERS_FEATURES,
         "--message-format=json-render-diagnostics",
     ]);
     if release {

@@ -21,7 +21,10 @@ fn compute(job: &Job, operation: fn(f64, f64) -> f64) -> Result<String, Failure>
     ecmascript(operation(a, b)).ok_or_else(|| {
         Failure::new(
             FailureCode::ResultNotFinite,
-            format!("the result of {} is beyond the range of a double", job.subtask),
+            format!(
+                "the result of {} is beyond the range of a double",
+                job.subtask
+            ),
         )
     })
 }
@@ -29,7 +32,10 @@ fn compute(job: &Job, operation: fn(f64, f64) -> f64) -> Result<String, Failure>
 fn divide(job: &Job) -> Result<String, Failure> {
     let Operands(_, divisor) = job.body::<Operands<f64>>()?;
     if divisor == 0.0 {
-        return Err(Failure::new(FailureCode::DivisionByZero, "the second number is zero"));
+        return Err(Failure::new(
+            FailureCode::DivisionByZero,
+            "the second number is zero",
+        ));
     }
     compute(job, |a, b| a / b)
 }

@@ -8,8 +8,16 @@ use crate::{
 
 fn run(task: &str, subtask: &str, body: &str) -> Result<String, FailureCode> {
     let worker = examples();
-    let job = Job { task: task.into(), subtask: subtask.into(), text: body.into(), attempt: None };
-    match worker.handler(task, subtask).map_err(|failure| failure.code)? {
+    let job = Job {
+        task: task.into(),
+        subtask: subtask.into(),
+        text: body.into(),
+        attempt: None,
+    };
+    match worker
+        .handler(task, subtask)
+        .map_err(|failure| failure.code)?
+    {
         Handler::Quick(handler) => handler(&job).map_err(|failure| failure.code),
         _ => panic!("the example tasks are quick"),
     }
@@ -21,20 +29,69 @@ fn the_examples_of_the_contract() {
         ("NUMBER", "ADD", r#"{"a1": 5, "a2": 10}"#, Ok("15")),
         ("NUMBER", "SUBTRACT", r#"{"s1": 4, "s2": 7}"#, Ok("-3")),
         ("NUMBER", "SUBTRACT", r#"{"s2": 7, "s1": 4}"#, Ok("-3")),
-        ("NUMBER", "MULTIPLY", r#"{"m1": 50000, "m2": 1000}"#, Ok("50000000")),
-        ("NUMBER", "DIVIDE", r#"{"d1": 4, "d2": 7}"#, Ok("0.5714285714285714")),
-        ("NUMBER", "DIVIDE", r#"{"d2": 7, "d1": 4}"#, Ok("0.5714285714285714")),
+        (
+            "NUMBER",
+            "MULTIPLY",
+            r#"{"m1": 50000, "m2": 1000}"#,
+            Ok("50000000"),
+        ),
+        (
+            "NUMBER",
+            "DIVIDE",
+            r#"{"d1": 4, "d2": 7}"#,
+            Ok("0.5714285714285714"),
+        ),
+        (
+            "NUMBER",
+            "DIVIDE",
+            r#"{"d2": 7, "d1": 4}"#,
+            Ok("0.5714285714285714"),
+        ),
         ("STRING", "ADD", r#"{"a1": "a", "a2": "b"}"#, Ok("ab")),
         ("STRING", "ADD", r#"{"a2": "b", "a1": "a"}"#, Ok("ab")),
-        ("NUMBER", "DIVIDE", r#"{"d1": 4, "d2": 0}"#, Err(FailureCode::DivisionByZero)),
-        ("NUMBER", "MULTIPLY", r#"{"m1": 1e308, "m2": 10}"#, Err(FailureCode::ResultNotFinite)),
-        ("NUMBER", "ADD", r#"{"a1": 5}"#, Err(FailureCode::BadOperands)),
-        ("NUMBER", "ADD", r#"{"a1": 5, "a2": "x"}"#, Err(FailureCode::BadOperands)),
-        ("NUMBER", "ADD", r#"{"a1": 5, "a2": 1, "a3": 2}"#, Err(FailureCode::BadOperands)),
-        ("NUMBER", "POWER", r#"{"p1": 5, "p2": 1}"#, Err(FailureCode::UnknownTask)),
+        (
+            "NUMBER",
+            "DIVIDE",
+            r#"{"d1": 4, "d2": 0}"#,
+            Err(FailureCode::DivisionByZero),
+        ),
+        (
+            "NUMBER",
+            "MULTIPLY",
+            r#"{"m1": 1e308, "m2": 10}"#,
+            Err(FailureCode::ResultNotFinite),
+        ),
+        (
+            "NUMBER",
+            "ADD",
+            r#"{"a1": 5}"#,
+            Err(FailureCode::BadOperands),
+        ),
+        (
+            "NUMBER",
+            "ADD",
+            r#"{"a1": 5, "a2": "x"}"#,
+            Err(FailureCode::BadOperands),
+        ),
+        (
+            "NUMBER",
+            "ADD",
+            r#"{"a1": 5, "a2": 1, "a3": 2}"#,
+            Err(FailureCode::BadOperands),
+        ),
+        (
+            "NUMBER",
+            "POWER",
+            r#"{"p1": 5, "p2": 1}"#,
+            Err(FailureCode::UnknownTask),
+        ),
         ("IMAGE", "SCALE", "{}", Err(FailureCode::UnknownTask)),
     ] {
-        assert_eq!(run(task, subtask, body), result.map(str::to_owned), "{body}");
+        assert_eq!(
+            run(task, subtask, body),
+            result.map(str::to_owned),
+            "{body}"
+        );
     }
 }
 

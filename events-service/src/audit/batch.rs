@@ -73,9 +73,20 @@ pub fn group_commit(
     let (sender, queue) = mpsc::channel(writes_max);
     let batch_size = Histogram::new([1.0, 4.0, 16.0, 64.0, 256.0, 1024.0]);
     let failures = Counter::default();
-    registry.register("audit_batch_writes", "Writes in one batch", batch_size.clone());
+    registry.register(
+        "audit_batch_writes",
+        "Writes in one batch",
+        batch_size.clone(),
+    );
     registry.register("audit_batches_failed", "Batches given up", failures.clone());
-    let commit = GroupCommit { log, queue, written, is_up, batch_size, failures };
+    let commit = GroupCommit {
+        log,
+        queue,
+        written,
+        is_up,
+        batch_size,
+        failures,
+    };
     (LogWriter { queue: sender }, commit)
 }
 
@@ -126,7 +137,11 @@ async fn write(log: Arc<dyn AuditLog>, batch: Vec<Write>) -> Vec<Outcome> {
             }
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
-                warn!(error, writes = batch.len(), "the audit log cannot be written");
+                warn!(
+                    error,
+                    writes = batch.len(),
+                    "the audit log cannot be written"
+                );
                 return ids.map(|id| (id, None)).collect();
             }
         }

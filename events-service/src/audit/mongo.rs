@@ -96,19 +96,26 @@ impl MongoAuditLog {
         let unusable = |at: String, why: String| AuditError::Unusable { at, why };
         let parsed = ConnectionString::parse(address).map_err(|error| {
             let why = failure::without_credentials(address, &failure::words(&error));
-            unusable(failure::host_part(address), format!("{why}; expected mongodb://host:port"))
+            unusable(
+                failure::host_part(address),
+                format!("{why}; expected mongodb://host:port"),
+            )
         })?;
         let hosts = match &parsed.host_info {
-            HostInfo::HostIdentifiers(hosts) => {
-                hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
-            }
+            HostInfo::HostIdentifiers(hosts) => hosts
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(","),
             HostInfo::DnsRecord(name) => name.clone(),
             _ => failure::host_part(address),
         };
         let at = format!("mongodb://{hosts}/{database}");
         let is_name = !database.is_empty()
             && database.len() <= DATABASE_NAME_BYTES_MAX
-            && !database.contains(['/', '\\', '.', ' ', '"', '$', '*', '<', '>', ':', '|', '?', '\0']);
+            && !database.contains([
+                '/', '\\', '.', ' ', '"', '$', '*', '<', '>', ':', '|', '?', '\0',
+            ]);
         if !is_name {
             let why = format!(
                 "`{database}` is no database name: expected 1 to {DATABASE_NAME_BYTES_MAX} bytes \
@@ -129,13 +136,20 @@ impl MongoAuditLog {
     async fn database(&self) -> Result<Database, AuditError> {
         let client = self.client.get_or_try_init(|| async {
             let mut options = ClientOptions::parse(self.address.clone()).await?;
-            options.app_name.get_or_insert_with(|| "roundtrip".to_owned());
-            options.server_selection_timeout.get_or_insert(SERVER_SELECTION_MAX);
+            options
+                .app_name
+                .get_or_insert_with(|| "roundtrip".to_owned());
+            options
+                .server_selection_timeout
+                .get_or_insert(SERVER_SELECTION_MAX);
             options.connect_timeout.get_or_insert(CONNECT_MAX);
             options.max_pool_size.get_or_insert(CONNECTIONS_MAX);
             Client::with_options(options)
         });
-        Ok(client.await.map_err(|error| self.failure(&error))?.database(&self.database))
+        Ok(client
+            .await
+            .map_err(|error| self.failure(&error))?
+            .database(&self.database))
     }
 
     /// Runs a command that ends within `limit`, or is given up.
@@ -164,17 +178,25 @@ impl MongoAuditLog {
     }
 
     fn unavailable(&self, why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> AuditError {
-        AuditError::Unavailable { at: self.at.clone(), source: why.into() }
+        AuditError::Unavailable {
+            at: self.at.clone(),
+            source: why.into(),
+        }
     }
 
     fn unusable(&self, why: impl Into<String>) -> AuditError {
-        AuditError::Unusable { at: self.at.clone(), why: why.into() }
+        AuditError::Unusable {
+            at: self.at.clone(),
+            why: why.into(),
+        }
     }
 
     /// What [`AuditLog::prepare`] found.
     fn texts(&self) -> Result<Arc<Texts>, AuditError> {
         let texts = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
-        texts.clone().ok_or_else(|| self.unavailable("the log is not prepared yet"))
+        texts
+            .clone()
+            .ok_or_else(|| self.unavailable("the log is not prepared yet"))
     }
 
     /// `writeConcern` of every write.
@@ -204,12 +226,20 @@ impl AuditLog for MongoAuditLog {
         written
     }
 
-    async fn find_answers(&self, questions: &[Question]) -> Result<Vec<Option<Answer>>, AuditError> {
+    async fn find_answers(
+        &self,
+        questions: &[Question],
+    ) -> Result<Vec<Option<Answer>>, AuditError> {
         let texts = self.texts()?;
-        self.within(COMMAND_MAX, self.answers(&texts.key, questions)).await
+        self.within(COMMAND_MAX, self.answers(&texts.key, questions))
+            .await
     }
 
-    async fn close_overdue(&self, before_unix_ms: u64, now_unix_ms: u64) -> Result<u64, AuditError> {
+    async fn close_overdue(
+        &self,
+        before_unix_ms: u64,
+        now_unix_ms: u64,
+    ) -> Result<u64, AuditError> {
         let closing = rawdoc! {
             // Nobody is told of it, so there is no `fromSentTime`.
             "q": {
@@ -239,7 +269,8 @@ impl AuditLog for MongoAuditLog {
         let finding = async {
             let tasks = self.database().await?.collection::<Document>("tasks");
             // The condition on the body lets the index of the answers be used, whatever it holds.
-            let filter = doc! { "requestBodyId": { "$gte": "" }, "status": "answered", "pure": true };
+            let filter =
+                doc! { "requestBodyId": { "$gte": "" }, "status": "answered", "pure": true };
             let found = tasks.find_one(filter).max_time(WORK_MAX).await;
             Ok(found.map_err(|error| self.failure(&error))?.is_some())
         };
@@ -261,7 +292,10 @@ impl AuditLog for MongoAuditLog {
     async fn close(&self) {
         if let Some(client) = self.client.get() {
             let closing = client.clone().shutdown().immediate(true);
-            if tokio::time::timeout(CLOSE_MAX, closing.into_future()).await.is_err() {
+            if tokio::time::timeout(CLOSE_MAX, closing.into_future())
+                .await
+                .is_err()
+            {
                 tracing::debug!("connections to the audit log not closed in time");
             }
         }

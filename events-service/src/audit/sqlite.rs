@@ -49,7 +49,11 @@ enum Command {
     Prepare(Reply<()>),
     Write(Vec<Write>, Reply<Vec<Written>>),
     FindAnswers(Vec<Question>, Reply<Vec<Option<Answer>>>),
-    CloseOverdue { before_unix_ms: u64, now_unix_ms: u64, reply: Reply<u64> },
+    CloseOverdue {
+        before_unix_ms: u64,
+        now_unix_ms: u64,
+        reply: Reply<u64>,
+    },
     HasAnswers(Reply<bool>),
     List(Filter, Reply<Vec<StoredRecord>>),
     Show(RecordId, Reply<Option<StoredRecord>>),
@@ -89,16 +93,30 @@ impl SqliteAuditLog {
         let at = store.at().to_owned();
         let (commands, queue) = mpsc::channel(COMMANDS_MAX);
         let thread = std::thread::Builder::new().name("audit log".to_owned());
-        let thread = thread.spawn(move || serve(store, queue)).map_err(|error| {
-            AuditError::Unavailable { at: at.clone(), source: error.into() }
-        })?;
-        Ok(Self { at, commands, thread: Mutex::new(Some(thread)) })
+        let thread =
+            thread
+                .spawn(move || serve(store, queue))
+                .map_err(|error| AuditError::Unavailable {
+                    at: at.clone(),
+                    source: error.into(),
+                })?;
+        Ok(Self {
+            at,
+            commands,
+            thread: Mutex::new(Some(thread)),
+        })
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, AuditError> {
         let (reply, answer) = oneshot::channel();
-        let ended = || AuditError::Unavailable { at: self.at.clone(), source: "it is closed".into() };
-        self.commands.send(command(reply)).await.map_err(|_| ended())?;
+        let ended = || AuditError::Unavailable {
+            at: self.at.clone(),
+            source: "it is closed".into(),
+        };
+        self.commands
+            .send(command(reply))
+            .await
+            .map_err(|_| ended())?;
         answer.await.map_err(|_| ended())?
     }
 }
@@ -110,7 +128,11 @@ fn serve(mut store: Store, mut queue: mpsc::Receiver<Command>) {
             Command::Prepare(reply) => answer(reply, store.prepare()),
             Command::Write(batch, reply) => answer(reply, store.write(&batch)),
             Command::FindAnswers(questions, reply) => answer(reply, store.find_answers(&questions)),
-            Command::CloseOverdue { before_unix_ms, now_unix_ms, reply } => {
+            Command::CloseOverdue {
+                before_unix_ms,
+                now_unix_ms,
+                reply,
+            } => {
                 answer(reply, store.close_overdue(before_unix_ms, now_unix_ms));
             }
             Command::HasAnswers(reply) => answer(reply, store.has_answers()),
@@ -136,15 +158,29 @@ impl AuditLog for SqliteAuditLog {
     }
 
     async fn write(&self, batch: &[Write]) -> Result<Vec<Written>, AuditError> {
-        self.ask(|reply| Command::Write(batch.to_vec(), reply)).await
+        self.ask(|reply| Command::Write(batch.to_vec(), reply))
+            .await
     }
 
-    async fn find_answers(&self, questions: &[Question]) -> Result<Vec<Option<Answer>>, AuditError> {
-        self.ask(|reply| Command::FindAnswers(questions.to_vec(), reply)).await
+    async fn find_answers(
+        &self,
+        questions: &[Question],
+    ) -> Result<Vec<Option<Answer>>, AuditError> {
+        self.ask(|reply| Command::FindAnswers(questions.to_vec(), reply))
+            .await
     }
 
-    async fn close_overdue(&self, before_unix_ms: u64, now_unix_ms: u64) -> Result<u64, AuditError> {
-        self.ask(|reply| Command::CloseOverdue { before_unix_ms, now_unix_ms, reply }).await
+    async fn close_overdue(
+        &self,
+        before_unix_ms: u64,
+        now_unix_ms: u64,
+    ) -> Result<u64, AuditError> {
+        self.ask(|reply| Command::CloseOverdue {
+            before_unix_ms,
+            now_unix_ms,
+            reply,
+        })
+        .await
     }
 
     async fn has_answers(&self) -> Result<bool, AuditError> {
@@ -167,7 +203,11 @@ impl AuditLog for SqliteAuditLog {
         if self.commands.send(Command::Close).await.is_err() {
             return;
         }
-        let thread = self.thread.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .take();
         if let Some(thread) = thread {
             // The thread ends with what is queued, so this is a wait for a disk, not for a network.
             let waiting = tokio::task::spawn_blocking(move || thread.join().is_err());

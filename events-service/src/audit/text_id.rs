@@ -121,7 +121,9 @@ mod tests {
     #[test]
     fn the_derivation_never_changes() {
         let bytes: Vec<u8> = (0..32).collect();
-        let id = TextKey::from_bytes(&bytes).unwrap().id(r#"{"a1":5,"a2":10}"#);
+        let id = TextKey::from_bytes(&bytes)
+            .unwrap()
+            .id(r#"{"a1":5,"a2":10}"#);
         assert_eq!(id.to_hex(), "fc8ccdc0b3fa56af908ab827");
     }
 

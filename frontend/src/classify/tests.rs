@@ -20,7 +20,11 @@ fn bodies_become_tasks() {
         (r#"{"q": "", "s2": "\ud83d\ude00"}"#, "STRING", "ADD"),
     ] {
         let classified = classify(body.as_bytes()).unwrap();
-        assert_eq!((classified.task, classified.subtask), (task, subtask), "{body}");
+        assert_eq!(
+            (classified.task, classified.subtask),
+            (task, subtask),
+            "{body}"
+        );
     }
 }
 
@@ -29,8 +33,14 @@ fn the_same_question_is_the_same_text() {
     let compact = classify(br#"{"a1":5,"a2":"x y"}"#);
     assert_eq!(compact.unwrap_err().fault, Fault::MixedTypes);
     let body = |text: &str| classify(text.as_bytes()).unwrap().body;
-    assert_eq!(body(" {\n\t\"a1\" : 5 , \"a2\":10 }\r\n"), r#"{"a1":5,"a2":10}"#);
-    assert_eq!(body(r#"{"a\"1": "x y", "a2": "\n"}"#), r#"{"a\"1":"x y","a2":"\n"}"#);
+    assert_eq!(
+        body(" {\n\t\"a1\" : 5 , \"a2\":10 }\r\n"),
+        r#"{"a1":5,"a2":10}"#
+    );
+    assert_eq!(
+        body(r#"{"a\"1": "x y", "a2": "\n"}"#),
+        r#"{"a\"1":"x y","a2":"\n"}"#
+    );
 }
 
 #[test]
@@ -65,7 +75,11 @@ fn what_is_no_task_is_refused_for_its_reason() {
     }
     let deep = "[".repeat(10_000);
     assert_eq!(fault(deep.as_bytes()), Fault::NotAnObject);
-    let deep = format!(r#"{{"a1": {}{}, "a2": 1}}"#, "[".repeat(10_000), "]".repeat(10_000));
+    let deep = format!(
+        r#"{{"a1": {}{}, "a2": 1}}"#,
+        "[".repeat(10_000),
+        "]".repeat(10_000)
+    );
     assert_eq!(fault(deep.as_bytes()), Fault::UnsupportedValue);
 }
 
@@ -83,7 +97,13 @@ fn malformed_json_is_located() {
 
 #[test]
 fn any_json_is_taken_whole() {
-    for body in ["1", "\"x\"", "null", r#" {"a": [1, {"b": null}], "c": {"a": 2}} "#, "[]"] {
+    for body in [
+        "1",
+        "\"x\"",
+        "null",
+        r#" {"a": [1, {"b": null}], "c": {"a": 2}} "#,
+        "[]",
+    ] {
         assert_eq!(any_json(body.as_bytes()), Ok(body.trim()));
     }
     let deep = "[".repeat(10_000) + &"]".repeat(10_000);
@@ -96,7 +116,11 @@ fn any_json_is_taken_whole() {
         (r#"["\udc00"]"#, Fault::MalformedJson),
         (&deep, Fault::MalformedJson),
     ] {
-        assert_eq!(any_json(body.as_bytes()).unwrap_err().fault, wanted, "{body}");
+        assert_eq!(
+            any_json(body.as_bytes()).unwrap_err().fault,
+            wanted,
+            "{body}"
+        );
     }
 }
 

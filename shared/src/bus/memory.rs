@@ -23,7 +23,10 @@ impl Default for MemoryBus {
     fn default() -> Self {
         Self {
             readers: Mutex::default(),
-            link: watch::Sender::new(Link { is_up: true, generation: 1 }),
+            link: watch::Sender::new(Link {
+                is_up: true,
+                generation: 1,
+            }),
             counters: BusCounters::default(),
         }
     }
@@ -37,7 +40,9 @@ impl Bus for MemoryBus {
         batch
             .into_iter()
             .map(|Publication { channel, payload }| {
-                let Some(channel_readers) = readers.get_mut(&*channel) else { return Ok(0) };
+                let Some(channel_readers) = readers.get_mut(&*channel) else {
+                    return Ok(0);
+                };
                 channel_readers.retain(|reader| !reader.hand_off.is_closed());
                 let taken = channel_readers
                     .iter()
@@ -52,7 +57,10 @@ impl Bus for MemoryBus {
         let (hand_off, heard) = mpsc::channel(HAND_OFF_MAX);
         let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
         for (index, channel) in channels.into_iter().enumerate() {
-            let reader = Reader { channel: index, hand_off: hand_off.clone() };
+            let reader = Reader {
+                channel: index,
+                hand_off: hand_off.clone(),
+            };
             readers.entry(channel).or_default().push(reader);
         }
         Ok(heard)
@@ -67,7 +75,10 @@ impl Bus for MemoryBus {
     }
 
     async fn close(&self) {
-        self.readers.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.readers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
         self.link.send_modify(|link| link.is_up = false);
     }
 }

@@ -9,7 +9,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, atomic::{AtomicU64, Ordering}},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -90,7 +93,12 @@ impl RedisBus {
             ..Config::default()
         });
         builder
-            .set_policy(ReconnectPolicy::new_exponential(0, RECONNECT_MS.0, RECONNECT_MS.1, 2))
+            .set_policy(ReconnectPolicy::new_exponential(
+                0,
+                RECONNECT_MS.0,
+                RECONNECT_MS.1,
+                2,
+            ))
             .set_connection_config(connection_config())
             .set_performance_config(PerformanceConfig {
                 default_command_timeout: COMMAND_TIMEOUT,
@@ -115,8 +123,10 @@ impl RedisBus {
         let messages = bus.subscriber.message_rx();
         let heard_probes = Arc::new(AtomicU64::new(0));
         // The end of either task is the end of the bus: both run until `close`.
-        bus.tasks.spawn(drain(bus.clone(), messages, heard_probes.clone()));
-        bus.tasks.spawn(watch_over(bus.clone(), format!("{at}"), heard_probes));
+        bus.tasks
+            .spawn(drain(bus.clone(), messages, heard_probes.clone()));
+        bus.tasks
+            .spawn(watch_over(bus.clone(), format!("{at}"), heard_probes));
         Ok(bus)
     }
 
@@ -166,7 +176,9 @@ impl Bus for RedisBus {
             .into_iter()
             .map(|answer| answer.map_err(|error| BusError::Unavailable(error.to_string())))
             .collect();
-        self.counters.published.inc_by(answers.iter().filter(|a| a.is_ok()).count() as u64);
+        self.counters
+            .published
+            .inc_by(answers.iter().filter(|a| a.is_ok()).count() as u64);
         // A pipeline that fails as a whole answers once.
         let last = answers.last().cloned();
         answers.resize_with(count, || match &last {
@@ -184,7 +196,10 @@ impl Bus for RedisBus {
         {
             let mut readers = self.readers();
             for (index, channel) in channels.into_iter().enumerate() {
-                let reader = Reader { channel: index, hand_off: hand_off.clone() };
+                let reader = Reader {
+                    channel: index,
+                    hand_off: hand_off.clone(),
+                };
                 readers.entry(channel).or_default().push(reader);
             }
         }
@@ -227,7 +242,10 @@ fn connection_config() -> ConnectionConfig {
             max_timeout: Some(UNRESPONSIVE_AFTER),
             interval: Duration::from_millis(500),
         },
-        tcp: TcpConfig { nodelay: Some(true), ..TcpConfig::default() },
+        tcp: TcpConfig {
+            nodelay: Some(true),
+            ..TcpConfig::default()
+        },
         ..ConnectionConfig::default()
     }
 }
@@ -257,7 +275,10 @@ async fn drain(
             }
             Err(broadcast::error::RecvError::Lagged(lost)) => {
                 bus.counters.lagged.inc_by(lost);
-                warn!(lost, "the subscription was read too slowly, messages are lost");
+                warn!(
+                    lost,
+                    "the subscription was read too slowly, messages are lost"
+                );
             }
             Err(broadcast::error::RecvError::Closed) => return,
         }
@@ -270,7 +291,9 @@ fn hand_off(bus: &RedisBus, channel: &str, payload: Bytes, heard_probes: &Atomic
         return;
     }
     let readers = bus.readers();
-    let Some(channel_readers) = readers.get(channel) else { return };
+    let Some(channel_readers) = readers.get(channel) else {
+        return;
+    };
     for reader in channel_readers {
         reader.hand_off(payload.clone(), &bus.counters);
     }
@@ -301,7 +324,11 @@ async fn watch_over(bus: RedisBus, at: String, heard_probes: Arc<AtomicU64>) {
         }
         bus.set_up(is_up);
         changed.borrow_and_update();
-        let pause = if is_up { PROBE_EVERY } else { Duration::from_millis(u64::from(RECONNECT_MS.0)) };
+        let pause = if is_up {
+            PROBE_EVERY
+        } else {
+            Duration::from_millis(u64::from(RECONNECT_MS.0))
+        };
         tokio::select! {
             () = bus.stop.cancelled() => break,
             () = tokio::time::sleep(pause) => {}

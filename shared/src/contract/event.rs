@@ -5,9 +5,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::value::RawValue;
 
-use super::{
-    Address, BadId, Failure, FailureCode, RecordId, RequestId, go_quoted,
-};
+use super::{Address, BadId, Failure, FailureCode, RecordId, RequestId, go_quoted};
 
 /// `v` of a sender that knows our extensions.
 const VERSION: u8 = 2;
@@ -179,7 +177,10 @@ impl Addressee {
     pub fn event(&self, payload: &[u8]) -> Result<EventMessage, Rejected> {
         self.reject_by_sight(payload)?;
         with_event(payload, |mut event| {
-            self.check(&event.service_container_id, &event.service_container_service)?;
+            self.check(
+                &event.service_container_id,
+                &event.service_container_service,
+            )?;
             let from = Address::new(
                 event.container_id.set("containerId")?,
                 event.service.set("service")?,
@@ -229,7 +230,9 @@ impl Addressee {
                 to,
                 from: Address::new(
                     event.service_container_id.set("serviceContainerId")?,
-                    event.service_container_service.set("serviceContainerService")?,
+                    event
+                        .service_container_service
+                        .set("serviceContainerService")?,
                 )?,
                 task: event.task.take("task")?,
                 subtask: event.subtask.take("subtask")?,
@@ -372,19 +375,50 @@ struct Event<'a> {
     request_body: Field<'a>,
     #[serde(borrow, default)]
     response_body: Field<'a>,
-    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "lenient",
+        skip_serializing_if = "Option::is_none"
+    )]
     v: Option<u8>,
-    #[serde(borrow, default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        borrow,
+        default,
+        deserialize_with = "lenient",
+        skip_serializing_if = "Option::is_none"
+    )]
     error: Option<WireError<'a>>,
-    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "lenient",
+        skip_serializing_if = "Option::is_none"
+    )]
     deadline: Option<u64>,
-    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "lenient",
+        skip_serializing_if = "Option::is_none"
+    )]
     attempt: Option<u32>,
-    #[serde(borrow, default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        borrow,
+        default,
+        deserialize_with = "lenient",
+        skip_serializing_if = "Option::is_none"
+    )]
     traceparent: Option<Cow<'a, str>>,
-    #[serde(borrow, default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        borrow,
+        default,
+        deserialize_with = "lenient",
+        skip_serializing_if = "Option::is_none"
+    )]
     caller_request_id: Option<Cow<'a, str>>,
-    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "lenient",
+        skip_serializing_if = "Option::is_none"
+    )]
     timing: Option<Timing>,
 }
 
@@ -511,7 +545,10 @@ struct WireError<'a> {
 
 impl<'a> From<&'a Failure> for WireError<'a> {
     fn from(failure: &'a Failure) -> Self {
-        Self { code: failure.code.as_str().into(), detail: failure.detail.as_str().into() }
+        Self {
+            code: failure.code.as_str().into(),
+            detail: failure.detail.as_str().into(),
+        }
     }
 }
 
@@ -519,7 +556,11 @@ impl WireError<'_> {
     /// A code we do not know is a failed task; a missing detail is made up for by the response.
     fn into_failure(self, response: String) -> Failure {
         let code = FailureCode::from_name(&self.code).unwrap_or(FailureCode::TaskFailed);
-        let detail = if self.detail.is_empty() { response } else { self.detail.into_owned() };
+        let detail = if self.detail.is_empty() {
+            response
+        } else {
+            self.detail.into_owned()
+        };
         Failure { code, detail }
     }
 }

@@ -89,6 +89,9 @@ pub struct Failure {
 impl Failure {
     /// A failure with its sentence.
     pub fn new(code: FailureCode, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into() }
+        Self {
+            code,
+            detail: detail.into(),
+        }
     }
 }

@@ -66,9 +66,9 @@ fn unicode(rest: &mut &[u8]) -> Option<char> {
 fn hex(rest: &mut &[u8], digits: usize) -> Option<u32> {
     let (number, after) = rest.split_at_checked(digits)?;
     *rest = after;
-    number
-        .iter()
-        .try_fold(0, |sum: u32, &b| Some(sum << 4 | char::from(b).to_digit(16)?))
+    number.iter().try_fold(0, |sum: u32, &b| {
+        Some(sum << 4 | char::from(b).to_digit(16)?)
+    })
 }
 
 fn push_char(text: &mut Vec<u8>, c: char) {

@@ -83,18 +83,24 @@ impl fmt::Debug for RecordId {
 impl FromStr for RecordId {
     type Err = BadId;
     fn from_str(text: &str) -> Result<Self, BadId> {
-        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|d| u8::try_from(d).ok());
+        let digit = |byte: u8| {
+            char::from(byte)
+                .to_digit(16)
+                .and_then(|d| u8::try_from(d).ok())
+        };
         let mut id = [0u8; 12];
         let parsed = text.len() == 24
-            && text.as_bytes().chunks_exact(2).zip(&mut id).all(|(pair, byte)| {
-                match (digit(pair[0]), digit(pair[1])) {
+            && text
+                .as_bytes()
+                .chunks_exact(2)
+                .zip(&mut id)
+                .all(|(pair, byte)| match (digit(pair[0]), digit(pair[1])) {
                     (Some(high), Some(low)) => {
                         *byte = high << 4 | low;
                         true
                     }
                     _ => false,
-                }
-            });
+                });
         if parsed {
             Ok(Self(id))
         } else {
@@ -122,7 +128,10 @@ impl Address {
     /// # Errors
     /// [`BadId`] for an empty text.
     pub fn new(container: &str, service: &str) -> Result<Self, BadId> {
-        Ok(Self { container: container.parse()?, service: service.parse()? })
+        Ok(Self {
+            container: container.parse()?,
+            service: service.parse()?,
+        })
     }
 }
 

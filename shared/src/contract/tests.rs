@@ -11,7 +11,12 @@ fn other() -> Address {
 }
 
 fn text() -> impl Strategy<Value = String> {
-    prop_oneof![".*", Just(String::new()), "\\PC{0,40}", "[\"\\\\\u{7f}\u{2028}😀]{0,8}"]
+    prop_oneof![
+        ".*",
+        Just(String::new()),
+        "\\PC{0,40}",
+        "[\"\\\\\u{7f}\u{2028}😀]{0,8}"
+    ]
 }
 
 fn name() -> impl Strategy<Value = String> {
@@ -105,9 +110,22 @@ fn results_of_every_backend_become_one_text() {
         (STRING, "\"a\" + \"b\"", "\"a\" + \"b\""),
         ("GREETING", "\"ab\"", "\"ab\""),
     ] {
-        assert_eq!(normalize_result(task, raw.into()).as_deref(), Ok(text), "{raw}");
+        assert_eq!(
+            normalize_result(task, raw.into()).as_deref(),
+            Ok(text),
+            "{raw}"
+        );
     }
-    for raw in ["Infinity", "NaN", "+Inf", "null", "", "inf", "1e999", "error: no"] {
+    for raw in [
+        "Infinity",
+        "NaN",
+        "+Inf",
+        "null",
+        "",
+        "inf",
+        "1e999",
+        "error: no",
+    ] {
         assert_eq!(
             normalize_result(NUMBER, raw.into()).map_err(|f| f.code),
             Err(FailureCode::ResultNotFinite),
@@ -132,7 +150,10 @@ fn a_message_for_another_container_is_not_parsed_further() {
     let received = Addressee::new(other()).event(&task.encode());
     assert!(matches!(received, Err(Rejected::NotForMe)));
     let same_id = Address::new(me().container.as_str(), "another-service").unwrap();
-    assert!(matches!(Addressee::new(same_id).event(&task.encode()), Err(Rejected::NotForMe)));
+    assert!(matches!(
+        Addressee::new(same_id).event(&task.encode()),
+        Err(Rejected::NotForMe)
+    ));
 }
 
 #[test]
@@ -158,5 +179,8 @@ fn a_foreign_use_of_an_extension_is_ignored() {
     let Ok(EventMessage::Result(result)) = Addressee::new(me()).event(payload.as_bytes()) else {
         panic!("not taken")
     };
-    assert_eq!((result.ended, result.timing), (Ended::Raw("1".into()), None));
+    assert_eq!(
+        (result.ended, result.timing),
+        (Ended::Raw("1".into()), None)
+    );
 }

@@ -58,7 +58,10 @@ impl Engine {
     /// # Errors
     /// [`DockerError::BadAddress`].
     pub fn new(host: &str) -> Result<Self, DockerError> {
-        if ["unix://", "tcp://", "http://"].iter().any(|scheme| host.starts_with(scheme)) {
+        if ["unix://", "tcp://", "http://"]
+            .iter()
+            .any(|scheme| host.starts_with(scheme))
+        {
             Ok(Self { host: host.into() })
         } else {
             Err(DockerError::BadAddress { host: host.into() })
@@ -83,7 +86,10 @@ impl Engine {
     pub async fn list(&self) -> Result<Vec<Listed>, DockerError> {
         let docker = self.connect().await?;
         let options = ListContainersOptions {
-            filters: Some(HashMap::from([("label".to_owned(), vec![SERVICE_LABEL.to_owned()])])),
+            filters: Some(HashMap::from([(
+                "label".to_owned(),
+                vec![SERVICE_LABEL.to_owned()],
+            )])),
             ..ListContainersOptions::default()
         };
         let containers =
@@ -124,7 +130,10 @@ impl DockerDiscovery {
             ("event", vec!["start", "die"]),
             ("label", vec![SERVICE_LABEL]),
         ]);
-        let options = EventsOptionsBuilder::default().since(&started).filters(&filters).build();
+        let options = EventsOptionsBuilder::default()
+            .since(&started)
+            .filters(&filters)
+            .build();
         let mut events = std::pin::pin!(docker.events(Some(options)));
         let mut list_at = Instant::now() + LIST_EVERY;
         loop {
@@ -162,18 +171,28 @@ impl Discovery for DockerDiscovery {
             };
             let lasted = started.elapsed() > Duration::from_secs(1);
             match outcome {
-                Ok(()) => info!(engine = self.engine.host, "the event stream ended, listing anew"),
+                Ok(()) => info!(
+                    engine = self.engine.host,
+                    "the event stream ended, listing anew"
+                ),
                 Err(error) => {
                     // The roster stays as it is: presence and unanswered messages tell who is gone.
                     self.check.fail(&error);
                     if lasted || was_there.is_none() {
                         let error = &error as &dyn std::error::Error;
-                        warn!(engine = self.engine.host, error, "waiting for the Docker engine");
+                        warn!(
+                            engine = self.engine.host,
+                            error, "waiting for the Docker engine"
+                        );
                     }
                     was_there = Some(false);
                 }
             }
-            backoff = if lasted { BACKOFF.0 } else { (backoff * 2).min(BACKOFF.1) };
+            backoff = if lasted {
+                BACKOFF.0
+            } else {
+                (backoff * 2).min(BACKOFF.1)
+            };
             tokio::select! {
                 () = tokio::time::sleep(backoff) => {}
                 () = stop.cancelled() => return,

@@ -115,7 +115,11 @@ pub struct PresenceDiscovery {
 impl PresenceDiscovery {
     /// Announces and listens once it runs.
     pub fn new(bus: Arc<dyn Bus>, announcer: Announcer, condition: Arc<Condition>) -> Self {
-        Self { bus, announcer, condition }
+        Self {
+            bus,
+            announcer,
+            condition,
+        }
     }
 
     async fn announce(&self, gone: bool) {
@@ -137,7 +141,11 @@ impl PresenceDiscovery {
             }
         };
         let channel = presence_channel(&self.announcer.announce_beside).into();
-        for answer in self.bus.publish(vec![Publication { channel, payload }]).await {
+        for answer in self
+            .bus
+            .publish(vec![Publication { channel, payload }])
+            .await
+        {
             if let Err(error) = answer {
                 debug!(%error, "announcement not published, the next one follows");
             }
@@ -179,15 +187,26 @@ impl PresenceDiscovery {
     }
 
     async fn listen(&self) -> Option<mpsc::Receiver<Message>> {
-        let channels = self.announcer.listen_beside.iter().map(|c| presence_channel(c)).collect();
-        self.bus.subscribe(channels).await.inspect_err(|error| debug!(%error, "closed")).ok()
+        let channels = self
+            .announcer
+            .listen_beside
+            .iter()
+            .map(|c| presence_channel(c))
+            .collect();
+        self.bus
+            .subscribe(channels)
+            .await
+            .inspect_err(|error| debug!(%error, "closed"))
+            .ok()
     }
 }
 
 #[async_trait]
 impl Discovery for PresenceDiscovery {
     async fn run(self: Box<Self>, roster: Arc<Roster>, stop: CancellationToken) {
-        let Some(mut heard) = self.listen().await else { return };
+        let Some(mut heard) = self.listen().await else {
+            return;
+        };
         let mut link = self.bus.link();
         let mut up_since = Instant::now();
         let mut next = Instant::now();

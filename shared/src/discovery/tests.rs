@@ -7,7 +7,11 @@ fn address(id: &str) -> Address {
 }
 
 fn listed(id: &str) -> Listed {
-    Listed { address: address(id), image: Some("old".into()), stack: Some("s".into()) }
+    Listed {
+        address: address(id),
+        image: Some("old".into()),
+        stack: Some("s".into()),
+    }
 }
 
 fn present(id: &str) -> Present {
@@ -21,7 +25,12 @@ fn present(id: &str) -> Present {
 }
 
 fn ids(roster: &Roster) -> Vec<String> {
-    roster.members().borrow().iter().map(|m| m.address.container.to_string()).collect()
+    roster
+        .members()
+        .borrow()
+        .iter()
+        .map(|m| m.address.container.to_string())
+        .collect()
 }
 
 #[tokio::test]
@@ -52,7 +61,10 @@ async fn what_both_know_is_one_member_with_the_image_of_the_engine() {
 async fn a_draining_container_gets_nothing_new_although_it_is_listed() {
     let roster = Roster::default();
     roster.list(vec![listed("a")]);
-    roster.present(Present { is_draining: true, ..present("a") });
+    roster.present(Present {
+        is_draining: true,
+        ..present("a")
+    });
     assert_eq!(ids(&roster), [""; 0]);
     assert!(roster.is_alive(&"a".parse().unwrap()));
     roster.goodbye(&"a".parse().unwrap());
@@ -88,6 +100,9 @@ async fn only_a_change_is_told() {
     roster.present(present("a"));
     assert!(members.has_changed().unwrap());
     members.borrow_and_update();
-    roster.present(Present { in_flight: 7, ..present("a") });
+    roster.present(Present {
+        in_flight: 7,
+        ..present("a")
+    });
     assert!(!members.has_changed().unwrap());
 }

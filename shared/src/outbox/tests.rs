@@ -22,17 +22,34 @@ fn set() -> Set {
     let bus: Arc<dyn Bus> = Arc::new(MemoryBus::default());
     let (roster, lost) = (Arc::new(Roster::default()), Lost::default());
     let into = lost.clone();
-    let (outbox, postman) =
-        outbox(bus.clone(), roster.clone(), "all", &mut Registry::default(), move |tag, why| {
+    let (outbox, postman) = outbox(
+        bus.clone(),
+        roster.clone(),
+        "all",
+        &mut Registry::default(),
+        move |tag, why| {
             into.lock().unwrap().push((tag, why));
-        });
-    Set { bus, roster, outbox, lost, running: tokio::spawn(postman.run()) }
+        },
+    );
+    Set {
+        bus,
+        roster,
+        outbox,
+        lost,
+        running: tokio::spawn(postman.run()),
+    }
 }
 
 fn letter(to: &str, tag: u32) -> Letter<u32> {
     let to = Address::new(to, "backend").unwrap();
     let expires = Instant::now() + Duration::from_secs(1);
-    Letter { to, payload: "x".into(), expires, has_alternatives: true, tag }
+    Letter {
+        to,
+        payload: "x".into(),
+        expires,
+        has_alternatives: true,
+        tag,
+    }
 }
 
 impl Set {
@@ -42,7 +59,11 @@ impl Set {
 
     fn list(&self, id: &str) {
         let address = Address::new(id, "backend").unwrap();
-        self.roster.list(vec![Listed { address, image: None, stack: None }]);
+        self.roster.list(vec![Listed {
+            address,
+            image: None,
+            stack: None,
+        }]);
     }
 
     fn announce(&self, id: &str) {
@@ -91,7 +112,10 @@ async fn an_older_container_is_reached_by_broadcast_and_the_detour_is_paid_once(
     set.send("old", 2);
     assert!(all.recv().await.is_some());
     assert_eq!(set.end().await, []);
-    assert!(direct.try_recv().is_err(), "the direct channel was tried again");
+    assert!(
+        direct.try_recv().is_err(),
+        "the direct channel was tried again"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -100,14 +124,22 @@ async fn a_container_that_nobody_knows_is_not_there() {
     let mut all = set.hear("all").await;
     set.send("gone", 1);
     assert_eq!(set.end().await, [(1, Undelivered::NobodyThere)]);
-    assert!(all.try_recv().is_err(), "a message for nobody was broadcast");
+    assert!(
+        all.try_recv().is_err(),
+        "a message for nobody was broadcast"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_is_for_one_container_only_is_broadcast_to_it_even_if_nobody_knows_it() {
     let set = set();
     let mut all = set.hear("all").await;
-    set.outbox.send(Letter { has_alternatives: false, ..letter("old", 1) }).unwrap();
+    set.outbox
+        .send(Letter {
+            has_alternatives: false,
+            ..letter("old", 1)
+        })
+        .unwrap();
     assert!(all.recv().await.is_some());
     assert_eq!(set.end().await, []);
 }
@@ -128,7 +160,12 @@ async fn a_container_of_ours_that_does_not_listen_is_gone_although_it_is_listed(
 async fn what_has_expired_is_not_sent() {
     let set = set();
     let mut direct = set.hear("all:one").await;
-    set.outbox.send(Letter { expires: Instant::now(), ..letter("one", 1) }).unwrap();
+    set.outbox
+        .send(Letter {
+            expires: Instant::now(),
+            ..letter("one", 1)
+        })
+        .unwrap();
     assert_eq!(set.end().await, [(1, Undelivered::Expired)]);
     assert!(direct.try_recv().is_err());
 }

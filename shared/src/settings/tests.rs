@@ -13,7 +13,10 @@ struct Example {
 fn read(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Example, String> {
     let arguments = std::iter::once("example").chain(arguments.iter().copied());
     read_from(arguments.map(OsString::from), |name| {
-        variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into())
+        variables
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, value)| value.into())
     })
     .map_err(|error| crate::ops::chain(&error))
 }
@@ -29,7 +32,10 @@ fn everything_has_a_default() {
 #[test]
 fn a_malformed_value_names_the_variable_the_value_and_what_is_accepted() {
     for (flag, part) in [
-        ("--redis-port=x", "REDIS_PORT (or --redis-port <REDIS_PORT>): `x` is not accepted: expected a whole number from 1 to 65535"),
+        (
+            "--redis-port=x",
+            "REDIS_PORT (or --redis-port <REDIS_PORT>): `x` is not accepted: expected a whole number from 1 to 65535",
+        ),
         ("--redis-host=", "REDIS_HOST"),
         ("--drain-timeout-ms=-1", "DRAIN_TIMEOUT_MS"),
         ("--log-format=xml", "text"),
@@ -48,8 +54,15 @@ fn a_secret_is_read_from_a_file() {
     let settings = read(&[], &[("REDIS_PASSWORD_FILE", file)]).unwrap();
     assert_eq!(settings.bus.redis_password.as_deref(), Some("s3cret"));
     let both = [("REDIS_PASSWORD_FILE", file), ("REDIS_PASSWORD", "x")];
-    assert!(read(&[], &both).unwrap_err().contains("REDIS_PASSWORD_FILE are set"));
+    assert!(
+        read(&[], &both)
+            .unwrap_err()
+            .contains("REDIS_PASSWORD_FILE are set")
+    );
     std::fs::remove_file(&path).unwrap();
     let error = read(&[], &[("REDIS_PASSWORD_FILE", file)]).unwrap_err();
-    assert!(error.contains("REDIS_PASSWORD_FILE") && error.contains(file), "{error}");
+    assert!(
+        error.contains("REDIS_PASSWORD_FILE") && error.contains(file),
+        "{error}"
+    );
 }

@@ -25,8 +25,7 @@ fn announcer(id: &str, service: &str) -> Announcer {
 
 fn presence(bus: &Arc<dyn Bus>, id: &str, service: &str) -> (PresenceDiscovery, Arc<Condition>) {
     let condition = Arc::new(Condition::default());
-    let discovery =
-        PresenceDiscovery::new(bus.clone(), announcer(id, service), condition.clone());
+    let discovery = PresenceDiscovery::new(bus.clone(), announcer(id, service), condition.clone());
     (discovery, condition)
 }
 
@@ -56,7 +55,10 @@ impl World for Processes {
 async fn presence_is_a_discovery() {
     let bus: Arc<dyn Bus> = Arc::new(MemoryBus::default());
     let (discovery, _) = presence(&bus, "me", "frontend");
-    let world = Processes { bus, running: HashMap::new() };
+    let world = Processes {
+        bus,
+        running: HashMap::new(),
+    };
     crate::suite::discovery::holds(Box::new(discovery), world).await;
 }
 
@@ -73,7 +75,11 @@ async fn who_is_silent_is_passed_over_until_heard_again() {
     // Killed: no goodbye.
     other.abort();
     tokio::time::sleep(Duration::from_secs(5)).await;
-    assert_eq!(roster.members().borrow().len(), 1, "two announcements may be lost");
+    assert_eq!(
+        roster.members().borrow().len(),
+        1,
+        "two announcements may be lost"
+    );
     tokio::time::sleep(Duration::from_secs(6)).await;
     assert_eq!(roster.members().borrow().len(), 0);
 

@@ -39,7 +39,10 @@ fn read(kind: &str, frame: &[u8], me: Address) -> Result<Value, String> {
                 set("serviceContainerService", result.to.service.to_string());
             }
         },
-        _ => match receiver.consuming(frame).map_err(|error| error.to_string())? {
+        _ => match receiver
+            .consuming(frame)
+            .map_err(|error| error.to_string())?
+        {
             ConsumingMessage::Dispatch(dispatch) => {
                 set("recordId", dispatch.record_id.to_string());
                 set("containerId", dispatch.to.container.to_string());
@@ -66,21 +69,30 @@ fn address(kind: &str, event: &Value) -> Address {
         "task" | "result" => ("serviceContainerId", "serviceContainerService"),
         _ => ("containerId", "service"),
     };
-    Address::new(event[container].as_str().unwrap(), event[service].as_str().unwrap()).unwrap()
+    Address::new(
+        event[container].as_str().unwrap(),
+        event[service].as_str().unwrap(),
+    )
+    .unwrap()
 }
 
 #[test]
 fn every_frame_of_every_dialect_is_read_or_dropped() {
     let mut frames = 0;
     for dialect in ["go", "java", "nodejs"] {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/wire").join(dialect);
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/wire")
+            .join(dialect);
         let whole = |kind: &str| -> Value {
             let text = fs::read(folder.join(format!("{kind}.json"))).unwrap();
             serde_json::from_slice(&text).unwrap()
         };
         for entry in fs::read_dir(&folder).unwrap() {
             let path = entry.unwrap().path();
-            if path.extension().is_none_or(|extension| extension != "frame") {
+            if path
+                .extension()
+                .is_none_or(|extension| extension != "frame")
+            {
                 continue;
             }
             frames += 1;
@@ -106,7 +118,11 @@ fn every_frame_of_every_dialect_is_read_or_dropped() {
                     assert_eq!(got.as_ref(), Ok(&expected), "{}", path.display());
                 }
                 Err(_) => {
-                    assert!(path.with_extension("dropped").exists(), "{}", path.display());
+                    assert!(
+                        path.with_extension("dropped").exists(),
+                        "{}",
+                        path.display()
+                    );
                     assert!(got.is_err(), "{} was taken: {got:?}", path.display());
                 }
             }

@@ -27,7 +27,10 @@ struct Containers {
 impl World for Containers {
     async fn start(&mut self, service: &str) -> Address {
         let labels = HashMap::from([
-            ("com.docker.swarm.service.name".to_owned(), service.to_owned()),
+            (
+                "com.docker.swarm.service.name".to_owned(),
+                service.to_owned(),
+            ),
             ("com.docker.stack.namespace".to_owned(), "stack".to_owned()),
         ]);
         let body = ContainerCreateBody {
@@ -41,15 +44,23 @@ impl World for Containers {
             .create_container(None::<CreateContainerOptions>, body)
             .await
             .expect("a container is created; is the image there? Run `cargo xtask test`");
-        let started = self.docker.start_container(&created.id, None::<StartContainerOptions>);
+        let started = self
+            .docker
+            .start_container(&created.id, None::<StartContainerOptions>);
         started.await.expect("it starts");
         Address::new(&created.id, service).unwrap()
     }
 
     async fn end(&mut self, address: &Address) {
-        let options = RemoveContainerOptions { force: true, ..RemoveContainerOptions::default() };
+        let options = RemoveContainerOptions {
+            force: true,
+            ..RemoveContainerOptions::default()
+        };
         let id = address.container.as_str();
-        self.docker.remove_container(id, Some(options)).await.expect("it ends");
+        self.docker
+            .remove_container(id, Some(options))
+            .await
+            .expect("it ends");
     }
 }
 
@@ -71,6 +82,9 @@ async fn the_docker_engine_is_a_discovery() {
 async fn an_engine_that_is_not_there_is_an_error_with_its_reason() {
     let engine = Engine::new("unix:///nowhere/docker.sock").unwrap();
     let error = engine.list().await.unwrap_err();
-    assert!(shared::ops::chain(&error).contains("/nowhere/docker.sock"), "{error:?}");
+    assert!(
+        shared::ops::chain(&error).contains("/nowhere/docker.sock"),
+        "{error:?}"
+    );
     assert!(Engine::new("docker.sock").is_err());
 }

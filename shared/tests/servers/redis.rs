@@ -13,7 +13,11 @@ fn server() -> RedisAddress {
         "ROUNDTRIP_TEST_REDIS (host:port of a Redis server) is not set; run `cargo xtask test`",
     );
     let (host, port) = at.rsplit_once(':').expect("host:port");
-    RedisAddress { host: host.into(), port: port.parse().expect("a port"), password: None }
+    RedisAddress {
+        host: host.into(),
+        port: port.parse().expect("a port"),
+        password: None,
+    }
 }
 
 fn prefix() -> String {
@@ -29,17 +33,30 @@ async fn redis_is_a_bus() {
 
 #[tokio::test]
 async fn without_a_server_publishing_fails_at_once_and_nothing_hangs() {
-    let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let at = RedisAddress { host: "127.0.0.1".into(), port: nobody.port(), password: None };
+    let nobody = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let at = RedisAddress {
+        host: "127.0.0.1".into(),
+        port: nobody.port(),
+        password: None,
+    };
     let bus = RedisBus::start(&at).unwrap();
     let _heard = bus.subscribe(vec!["c".into()]).await.unwrap();
-    let message = Publication { channel: "c".into(), payload: "x".into() };
+    let message = Publication {
+        channel: "c".into(),
+        payload: "x".into(),
+    };
     let begun = std::time::Instant::now();
     let answers = bus.publish(vec![message; 3]).await;
     assert!(answers.len() == 3 && answers.iter().all(Result::is_err));
     assert!(begun.elapsed() < Duration::from_secs(1));
     assert!(!bus.link().borrow().is_up);
-    tokio::time::timeout(LIMIT, bus.close()).await.expect("closes");
+    tokio::time::timeout(LIMIT, bus.close())
+        .await
+        .expect("closes");
 }
 
 #[tokio::test]
@@ -59,11 +76,20 @@ async fn a_cut_connection_is_subscribed_again() {
     let operator = fred::types::Builder::from_config(config).build().unwrap();
     operator.init().await.unwrap();
     let kill = fred::types::CustomCommand::new_static("CLIENT", ClusterHash::FirstKey, false);
-    let _: u64 = operator.custom(kill, vec!["KILL", "TYPE", "pubsub"]).await.unwrap();
+    let _: u64 = operator
+        .custom(kill, vec!["KILL", "TYPE", "pubsub"])
+        .await
+        .unwrap();
 
     let again = link.wait_for(|link| link.is_up && link.generation > generation);
-    tokio::time::timeout(LIMIT, again).await.expect("comes back").unwrap();
-    let message = Publication { channel: channel.into(), payload: "x".into() };
+    tokio::time::timeout(LIMIT, again)
+        .await
+        .expect("comes back")
+        .unwrap();
+    let message = Publication {
+        channel: channel.into(),
+        payload: "x".into(),
+    };
     eventually("heard again", async || {
         matches!(bus.publish(vec![message.clone()]).await[..], [Ok(1)])
     })

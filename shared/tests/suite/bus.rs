@@ -8,24 +8,35 @@ use tokio::sync::mpsc;
 use super::{LIMIT, eventually};
 
 fn publication(channel: &str, payload: impl Into<bytes::Bytes>) -> Publication {
-    Publication { channel: channel.into(), payload: payload.into() }
+    Publication {
+        channel: channel.into(),
+        payload: payload.into(),
+    }
 }
 
 async fn publish(bus: &dyn Bus, channel: &str, payload: &'static str) -> u64 {
-    bus.publish(vec![publication(channel, payload)]).await[0].clone().unwrap()
+    bus.publish(vec![publication(channel, payload)]).await[0]
+        .clone()
+        .unwrap()
 }
 
 async fn next(heard: &mut mpsc::Receiver<Message>) -> Message {
-    tokio::time::timeout(LIMIT, heard.recv()).await.expect("a message in time").expect("open")
+    tokio::time::timeout(LIMIT, heard.recv())
+        .await
+        .expect("a message in time")
+        .expect("open")
 }
 
 async fn up(bus: &dyn Bus) {
     let mut link = bus.link();
-    tokio::time::timeout(LIMIT, link.wait_for(|link| link.is_up)).await.unwrap().unwrap();
+    tokio::time::timeout(LIMIT, link.wait_for(|link| link.is_up))
+        .await
+        .unwrap()
+        .unwrap();
 }
 
 /// Runs all of it; `prefix` keeps runs on one server apart.
-pub async fn holds(bus: Arc<dyn Bus>, prefix: &str) {
+pub(crate) async fn holds(bus: Arc<dyn Bus>, prefix: &str) {
     let bus = &*bus;
     messages_reach_every_reader_of_their_channel_in_order(bus, prefix).await;
     publishing_counts_the_receivers(bus, prefix).await;
@@ -42,7 +53,10 @@ async fn messages_reach_every_reader_of_their_channel_in_order(bus: &dyn Bus, pr
     bus.publish(batch.collect()).await;
     for n in 0..100 {
         let message = next(&mut both).await;
-        assert_eq!((message.channel, message.payload), (n % 2, n.to_string().into()));
+        assert_eq!(
+            (message.channel, message.payload),
+            (n % 2, n.to_string().into())
+        );
     }
     for n in (1..100).step_by(2) {
         assert_eq!(next(&mut only_b).await.payload, n.to_string());
@@ -54,7 +68,10 @@ async fn publishing_counts_the_receivers(bus: &dyn Bus, prefix: &str) {
     assert_eq!(publish(bus, &channel, "x").await, 0);
     let mut heard = bus.subscribe(vec![channel.clone()]).await.unwrap();
     up(bus).await;
-    eventually("subscribed", async || publish(bus, &channel, "x").await == 1).await;
+    eventually("subscribed", async || {
+        publish(bus, &channel, "x").await == 1
+    })
+    .await;
     next(&mut heard).await;
 }
 
@@ -73,7 +90,10 @@ async fn a_large_batch_is_answered_one_by_one(bus: &dyn Bus, prefix: &str) {
     }
     let mut seen = HashSet::new();
     while seen.len() < 4_500 {
-        assert!(seen.insert(next(&mut heard).await.payload), "a message came twice");
+        assert!(
+            seen.insert(next(&mut heard).await.payload),
+            "a message came twice"
+        );
     }
 }
 
@@ -81,8 +101,13 @@ async fn payloads_are_bytes(bus: &dyn Bus, prefix: &str) {
     let channel = format!("{prefix}:bytes");
     let mut heard = bus.subscribe(vec![channel.clone()]).await.unwrap();
     up(bus).await;
-    for payload in [&b"\x00\xff\xfe"[..], "\u{1f600}".as_bytes(), &[b'x'; 1 << 20]] {
-        bus.publish(vec![publication(&channel, payload.to_vec())]).await;
+    for payload in [
+        &b"\x00\xff\xfe"[..],
+        "\u{1f600}".as_bytes(),
+        &[b'x'; 1 << 20],
+    ] {
+        bus.publish(vec![publication(&channel, payload.to_vec())])
+            .await;
         assert_eq!(next(&mut heard).await.payload, payload);
     }
 }

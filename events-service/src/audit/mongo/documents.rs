@@ -40,16 +40,29 @@ pub(super) fn record(record: &Record, request: TextId, response: Option<TextId>)
     document.append(cstr!("_id"), ObjectId::from_bytes(record.id.0));
     document.append(cstr!("fromRequestId"), record.request_id.as_str());
     document.append(cstr!("fromContainerId"), record.frontend.container.as_str());
-    document.append(cstr!("fromContainerService"), record.frontend.service.as_str());
+    document.append(
+        cstr!("fromContainerService"),
+        record.frontend.service.as_str(),
+    );
     document.append(cstr!("fromReceivedTime"), date(record.received_unix_ms));
     document.append(cstr!("task"), record.task.as_str());
     document.append(cstr!("subtask"), record.subtask.as_str());
     document.append(cstr!("requestBodyId"), request.to_hex());
-    document.append(cstr!("serviceContainerId"), record.events_service.container.as_str());
-    document.append(cstr!("serviceContainerService"), record.events_service.service.as_str());
+    document.append(
+        cstr!("serviceContainerId"),
+        record.events_service.container.as_str(),
+    );
+    document.append(
+        cstr!("serviceContainerService"),
+        record.events_service.service.as_str(),
+    );
     document.append(cstr!("v"), VERSION);
     document.append(cstr!("pure"), record.pure);
-    set(&mut document, cstr!("callerRequestId"), record.caller_request_id.as_deref());
+    set(
+        &mut document,
+        cstr!("callerRequestId"),
+        record.caller_request_id.as_deref(),
+    );
     document.append(cstr!("deadline"), date(record.deadline_unix_ms));
     progress(&mut document, &record.progress);
     match &record.end {
@@ -57,7 +70,10 @@ pub(super) fn record(record: &Record, request: TextId, response: Option<TextId>)
         None => document.append(cstr!("status"), Status::Open.as_str()),
     }
     let salt: [u8; 16] = rand::random();
-    let salt = Binary { subtype: BinarySubtype::Generic, bytes: salt.to_vec() };
+    let salt = Binary {
+        subtype: BinarySubtype::Generic,
+        bytes: salt.to_vec(),
+    };
     document.append(cstr!("salt"), salt);
     document.append(cstr!("seal"), RawBson::Null);
     document
@@ -82,7 +98,11 @@ pub(super) fn completion(record: &Record, ended: &End, response: Option<TextId>)
 fn progress(document: &mut RawDocumentBuf, progress: &Progress) {
     let attempts = i32::try_from(progress.attempts).unwrap_or(i32::MAX);
     document.append(cstr!("attempts"), attempts);
-    set(document, cstr!("dispatchedTime"), progress.dispatched_unix_ms.map(date));
+    set(
+        document,
+        cstr!("dispatchedTime"),
+        progress.dispatched_unix_ms.map(date),
+    );
     if let Some(backend) = &progress.backend {
         document.append(cstr!("toContainerId"), backend.container.as_str());
         document.append(cstr!("toContainerService"), backend.service.as_str());
@@ -93,7 +113,11 @@ fn progress(document: &mut RawDocumentBuf, progress: &Progress) {
 fn end(document: &mut RawDocumentBuf, end: &End, response: Option<TextId>) {
     document.append(cstr!("status"), end.outcome.status().as_str());
     document.append(cstr!("toReceivedTime"), date(end.at_unix_ms));
-    set(document, cstr!("toResponseBodyId"), response.map(TextId::to_hex));
+    set(
+        document,
+        cstr!("toResponseBodyId"),
+        response.map(TextId::to_hex),
+    );
     // The reply goes out after the record is durable, so this is the moment just before: another
     // write after the reply would cost as much as this one and could be lost.
     document.append(cstr!("fromSentTime"), date(end.at_unix_ms));

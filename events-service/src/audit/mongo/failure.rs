@@ -12,9 +12,9 @@ const AUTHENTICATION_FAILED: i32 = 18;
 /// tried again: a network, a failover, a server that stops.
 pub(super) fn classify(at: &str, error: &Error) -> AuditError {
     let why = match &*error.kind {
-        ErrorKind::Authentication { message, .. } => {
-            Some(format!("the server refuses the login ({message}); check user, password and authSource"))
-        }
+        ErrorKind::Authentication { message, .. } => Some(format!(
+            "the server refuses the login ({message}); check user, password and authSource"
+        )),
         ErrorKind::Command(command) if command.code == AUTHENTICATION_FAILED => Some(format!(
             "the server refuses the login ({}); check user, password and authSource",
             command.message
@@ -29,8 +29,14 @@ pub(super) fn classify(at: &str, error: &Error) -> AuditError {
         _ => None,
     };
     match why {
-        Some(why) => AuditError::Unusable { at: at.to_owned(), why },
-        None => AuditError::Unavailable { at: at.to_owned(), source: words(error).into() },
+        Some(why) => AuditError::Unusable {
+            at: at.to_owned(),
+            why,
+        },
+        None => AuditError::Unavailable {
+            at: at.to_owned(),
+            source: words(error).into(),
+        },
     }
 }
 
@@ -44,7 +50,10 @@ pub(super) fn words(error: &Error) -> String {
     match &*error.kind {
         ErrorKind::InvalidArgument { message, .. } => message.clone(),
         ErrorKind::Command(command) => {
-            format!("{} (code {}, {})", command.message, command.code, command.code_name)
+            format!(
+                "{} (code {}, {})",
+                command.message, command.code, command.code_name
+            )
         }
         kind => kind.to_string(),
     }
@@ -96,9 +105,14 @@ mod tests {
             "http://someone:s3cret@host",
             "someone:s3cret@host",
         ] {
-            let error = MongoAuditLog::new(address, "test", Durability::Majority).err().unwrap();
+            let error = MongoAuditLog::new(address, "test", Durability::Majority)
+                .err()
+                .unwrap();
             let told = format!("{error} {error:?}");
-            assert!(!told.contains("s3c") && !told.contains("someone"), "{address}: {told}");
+            assert!(
+                !told.contains("s3c") && !told.contains("someone"),
+                "{address}: {told}"
+            );
             assert!(matches!(error, AuditError::Unusable { .. }));
         }
     }

@@ -31,9 +31,13 @@ const REPLY_HEADER_BYTES: usize = 36;
 
 /// The protocol version of the first server that answers; `None` if none does.
 pub(super) async fn wire_version(hosts: &HostInfo) -> Option<i64> {
-    let HostInfo::HostIdentifiers(hosts) = hosts else { return None };
+    let HostInfo::HostIdentifiers(hosts) = hosts else {
+        return None;
+    };
     for host in hosts {
-        let ServerAddress::Tcp { host, port } = host else { continue };
+        let ServerAddress::Tcp { host, port } = host else {
+            continue;
+        };
         let asking = ask(host, port.unwrap_or(27017));
         if let Ok(Ok(Some(version))) = tokio::time::timeout(ASK_MAX, asking).await {
             return Some(version);
@@ -62,7 +66,10 @@ async fn ask(host: &str, port: u16) -> std::io::Result<Option<i64>> {
         return Ok(None);
     }
     let mut reply = length.to_le_bytes().to_vec();
-    stream.take(u64::from(length.saturating_sub(4))).read_to_end(&mut reply).await?;
+    stream
+        .take(u64::from(length.saturating_sub(4)))
+        .read_to_end(&mut reply)
+        .await?;
     Ok(version_in(&reply))
 }
 

@@ -3,10 +3,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use mongodb::bson::{
-    Binary, Document, RawArrayBuf, doc, rawdoc,
-    spec::BinarySubtype,
-};
+use mongodb::bson::{Binary, Document, RawArrayBuf, doc, rawdoc, spec::BinarySubtype};
 
 use super::{LONG_COMMAND_MAX, MongoAuditLog, Texts, documents, failure, old_server, read, write};
 use crate::audit::{
@@ -29,14 +26,21 @@ impl MongoAuditLog {
             requests: Mutex::new(KnownIds::default()),
             responses: Mutex::new(KnownIds::default()),
         };
-        let mut prepared = self.texts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut prepared = self
+            .texts
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         *prepared = Some(Arc::new(texts));
         Ok(())
     }
 
     async fn check_version(&self) -> Result<(), AuditError> {
         // Not `hello`: the first servers of 4.4 do not know that name.
-        let asking = self.database().await?.run_raw_command(rawdoc! { "isMaster": 1 }).await;
+        let asking = self
+            .database()
+            .await?
+            .run_raw_command(rawdoc! { "isMaster": 1 })
+            .await;
         let version = match asking {
             Ok(reply) => read::integer(reply.get("maxWireVersion")),
             // The driver cannot talk to a very old server at all; we can, for one question.
@@ -62,7 +66,10 @@ impl MongoAuditLog {
             return Ok(key);
         }
         let bytes = TextKey::random_bytes().map_err(|error| self.unavailable(error))?;
-        let key = Binary { subtype: BinarySubtype::Generic, bytes: bytes.to_vec() };
+        let key = Binary {
+            subtype: BinarySubtype::Generic,
+            bytes: bytes.to_vec(),
+        };
         let command = rawdoc! {
             "insert": OWN_COLLECTION,
             "documents": [{ "_id": KEY_ID, "key": key }],
@@ -73,14 +80,23 @@ impl MongoAuditLog {
         let reply = self.run(command, LONG_COMMAND_MAX).await?;
         write::check_reply(&reply).map_err(|why| self.unavailable(why))?;
         let stored = self.stored_key().await?;
-        stored.ok_or_else(|| self.unavailable("the key of the text ids was written and is not there"))
+        stored
+            .ok_or_else(|| self.unavailable("the key of the text ids was written and is not there"))
     }
 
     async fn stored_key(&self) -> Result<Option<TextKey>, AuditError> {
-        let own = self.database().await?.collection::<Document>(OWN_COLLECTION);
+        let own = self
+            .database()
+            .await?
+            .collection::<Document>(OWN_COLLECTION);
         let found = own.find_one(doc! { "_id": KEY_ID }).await;
-        let Some(found) = found.map_err(|error| self.failure(&error))? else { return Ok(None) };
-        let key = found.get_binary_generic("key").ok().and_then(|bytes| TextKey::from_bytes(bytes));
+        let Some(found) = found.map_err(|error| self.failure(&error))? else {
+            return Ok(None);
+        };
+        let key = found
+            .get_binary_generic("key")
+            .ok()
+            .and_then(|bytes| TextKey::from_bytes(bytes));
         let why = || {
             format!(
                 "the document `{KEY_ID}` of the collection `{OWN_COLLECTION}` holds no key; it was \

@@ -12,10 +12,7 @@ use mongodb::{
 use shared::contract::RecordId;
 
 use super::{LONG_COMMAND_MAX, MongoAuditLog, WORK_MAX, documents::date};
-use crate::audit::{
-    Answer, AuditError, Filter, Question, Status, StoredRecord,
-    text_id::TextKey,
-};
+use crate::audit::{Answer, AuditError, Filter, Question, Status, StoredRecord, text_id::TextKey};
 
 /// Ids in one look-up of texts: a command of about 500 kB.
 const IDS_MAX: usize = 10_000;
@@ -33,7 +30,10 @@ impl MongoAuditLog {
     ) -> Result<Vec<Option<Answer>>, AuditError> {
         let bodies: Vec<String> = questions.iter().map(|q| key.id(&q.body).to_hex()).collect();
         let any = |of: fn(&Question) -> &String| {
-            let mut values: Vec<&str> = questions.iter().map(|question| of(question).as_str()).collect();
+            let mut values: Vec<&str> = questions
+                .iter()
+                .map(|question| of(question).as_str())
+                .collect();
             values.sort_unstable();
             values.dedup();
             doc! { "$in": values }
@@ -64,24 +64,45 @@ impl MongoAuditLog {
         if found.is_empty() {
             return Ok(vec![None; questions.len()]);
         }
-        let responses = found.iter().filter_map(|record| id(record.get("toResponseBodyId"))).collect();
+        let responses = found
+            .iter()
+            .filter_map(|record| id(record.get("toResponseBodyId")))
+            .collect();
         let responses = self.texts_of("responses", "response", responses).await?;
         let mut answers = HashMap::with_capacity(found.len());
         for record in &found {
             let text = |field| record.get_str(field).ok();
             let id_of_record = record.get_object_id("_id").ok();
             let response = id(record.get("toResponseBodyId")).and_then(|id| responses.get(&id));
-            let asked = [text("requestBodyId"), text("task"), text("subtask"), text("fromContainerService")];
+            let asked = [
+                text("requestBodyId"),
+                text("task"),
+                text("subtask"),
+                text("fromContainerService"),
+            ];
             if let (Some(id), Some(response)) = (id_of_record, response) {
                 answers.insert(asked, (RecordId(id.bytes()), response));
             }
         }
         let answer = |question: &Question, body: &str| {
-            let asked = [body, &question.task, &question.subtask, &question.from_service].map(Some);
+            let asked = [
+                body,
+                &question.task,
+                &question.subtask,
+                &question.from_service,
+            ]
+            .map(Some);
             let (record, text) = *answers.get(&asked)?;
-            Some(Answer { record, text: text.clone() })
+            Some(Answer {
+                record,
+                text: text.clone(),
+            })
         };
-        Ok(questions.iter().zip(&bodies).map(|(question, body)| answer(question, body)).collect())
+        Ok(questions
+            .iter()
+            .zip(&bodies)
+            .map(|(question, body)| answer(question, body))
+            .collect())
     }
 
     pub(super) async fn listed(&self, filter: &Filter) -> Result<Vec<StoredRecord>, AuditError> {
@@ -100,7 +121,8 @@ impl MongoAuditLog {
         if !found.is_empty() {
             return Ok(found);
         }
-        self.listed_where(filter, doc! { "fromRequestId": request_id }).await
+        self.listed_where(filter, doc! { "fromRequestId": request_id })
+            .await
     }
 
     async fn listed_where(
@@ -108,10 +130,21 @@ impl MongoAuditLog {
         filter: &Filter,
         request: Document,
     ) -> Result<Vec<StoredRecord>, AuditError> {
-        let conditions = [Some(request), status_is(filter.status), received_within(filter)];
-        let conditions: Vec<Document> =
-            conditions.into_iter().flatten().filter(|condition| !condition.is_empty()).collect();
-        let condition = if conditions.is_empty() { doc! {} } else { doc! { "$and": conditions } };
+        let conditions = [
+            Some(request),
+            status_is(filter.status),
+            received_within(filter),
+        ];
+        let conditions: Vec<Document> = conditions
+            .into_iter()
+            .flatten()
+            .filter(|condition| !condition.is_empty())
+            .collect();
+        let condition = if conditions.is_empty() {
+            doc! {}
+        } else {
+            doc! { "$and": conditions }
+        };
         let database = self.database().await?;
         let tasks = database.collection::<Document>("tasks");
         let finding = tasks
@@ -123,7 +156,9 @@ impl MongoAuditLog {
         let mut records = self.with_texts(found).await?;
         // Whether an older record is answered shows only when its response is looked for.
         records.retain(|record| {
-            filter.status.is_none_or(|status| record.status == status.as_str())
+            filter
+                .status
+                .is_none_or(|status| record.status == status.as_str())
         });
         Ok(records)
     }
@@ -131,16 +166,31 @@ impl MongoAuditLog {
     pub(super) async fn shown(&self, id: RecordId) -> Result<Option<StoredRecord>, AuditError> {
         let database = self.database().await?;
         let tasks = database.collection::<Document>("tasks");
-        let either = vec![Bson::from(ObjectId::from_bytes(id.0)), Bson::from(id.to_string())];
-        let found = tasks.find_one(doc! { "_id": { "$in": either } }).max_time(WORK_MAX).await;
+        let either = vec![
+            Bson::from(ObjectId::from_bytes(id.0)),
+            Bson::from(id.to_string()),
+        ];
+        let found = tasks
+            .find_one(doc! { "_id": { "$in": either } })
+            .max_time(WORK_MAX)
+            .await;
         let found = found.map_err(|error| self.failure(&error))?;
         Ok(self.with_texts(found.into_iter().collect()).await?.pop())
     }
 
     async fn with_texts(&self, found: Vec<Document>) -> Result<Vec<StoredRecord>, AuditError> {
-        let ids = |field| found.iter().filter_map(|record| id(record.get(field))).collect();
-        let requests = self.texts_of("requests", "request", ids("requestBodyId")).await?;
-        let responses = self.texts_of("responses", "response", ids("toResponseBodyId")).await?;
+        let ids = |field| {
+            found
+                .iter()
+                .filter_map(|record| id(record.get(field)))
+                .collect()
+        };
+        let requests = self
+            .texts_of("requests", "request", ids("requestBodyId"))
+            .await?;
+        let responses = self
+            .texts_of("responses", "response", ids("toResponseBodyId"))
+            .await?;
         let text = |texts: &HashMap<String, String>, record: &Document, field| {
             id(record.get(field)).and_then(|id| texts.get(&id).cloned())
         };
@@ -166,10 +216,17 @@ impl MongoAuditLog {
         for ids in ids.chunks(IDS_MAX) {
             let either: Vec<Bson> = ids
                 .iter()
-                .flat_map(|id| [ObjectId::parse_str(id).ok().map(Bson::from), Some(id.into())])
+                .flat_map(|id| {
+                    [
+                        ObjectId::parse_str(id).ok().map(Bson::from),
+                        Some(id.into()),
+                    ]
+                })
                 .flatten()
                 .collect();
-            let finding = collection.find(doc! { "_id": { "$in": either } }).max_time(WORK_MAX);
+            let finding = collection
+                .find(doc! { "_id": { "$in": either } })
+                .max_time(WORK_MAX);
             for document in all(finding).await.map_err(|error| self.failure(&error))? {
                 if let (Some(id), Ok(text)) = (id(document.get("_id")), document.get_str(field)) {
                     texts.insert(id, text.to_owned());
@@ -206,7 +263,10 @@ fn status_is(status: Option<Status>) -> Option<Document> {
 /// by its id.
 fn received_within(filter: &Filter) -> Option<Document> {
     let (mut dates, mut ids) = (Document::new(), Document::new());
-    for (operator, limit) in [("$gte", filter.since_unix_ms), ("$lt", filter.until_unix_ms)] {
+    for (operator, limit) in [
+        ("$gte", filter.since_unix_ms),
+        ("$lt", filter.until_unix_ms),
+    ] {
         let Some(limit) = limit else { continue };
         dates.insert(operator, date(limit));
         let seconds = u32::try_from(limit / 1_000).unwrap_or(u32::MAX);
@@ -229,7 +289,11 @@ fn stored_record(
     let text = |field| record.get_str(field).ok().map(str::to_owned);
     let time = |field| record.get(field).and_then(time);
     let whole = |field| integer(record.get(field)).and_then(|number| u64::try_from(number).ok());
-    let older_status = if response.is_some() { Status::Answered } else { Status::Open };
+    let older_status = if response.is_some() {
+        Status::Answered
+    } else {
+        Status::Open
+    };
     StoredRecord {
         id: id(record.get("_id")).unwrap_or_default(),
         status: text("status").unwrap_or_else(|| older_status.as_str().to_owned()),
@@ -275,7 +339,10 @@ pub(super) fn integer(value: Option<&Bson>) -> Option<i64> {
     match value? {
         Bson::Int32(number) => Some(i64::from(*number)),
         Bson::Int64(number) => Some(*number),
-        #[expect(clippy::cast_possible_truncation, reason = "saturates, and is compared again")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "saturates, and is compared again"
+        )]
         Bson::Double(number) if (*number as i64) as f64 == *number => Some(*number as i64),
         _ => None,
     }

@@ -18,7 +18,10 @@ use mongodb::bson::{
 };
 
 use super::{COMMAND_MAX, MongoAuditLog, Texts, WORK_MAX, documents, read};
-use crate::audit::{AuditError, Record, Write, Written, text_id::{KnownIds, TextId}};
+use crate::audit::{
+    AuditError, Record, Write, Written,
+    text_id::{KnownIds, TextId},
+};
 
 /// Bytes of documents in one command. A command is one document, of at most 16 MiB; a document of
 /// ours is at most a little larger than a body (1 MiB), so that this one can be passed by one.
@@ -103,7 +106,10 @@ impl MongoAuditLog {
         doubtful: &[usize],
         written: &mut [Written],
     ) -> Result<(), AuditError> {
-        let ids: Vec<Bson> = doubtful.iter().map(|&n| object_id(record(&batch[n])).into()).collect();
+        let ids: Vec<Bson> = doubtful
+            .iter()
+            .map(|&n| object_id(record(&batch[n])).into())
+            .collect();
         let stored = self
             .within(COMMAND_MAX, async {
                 let tasks = self.database().await?.collection::<Document>("tasks");
@@ -152,19 +158,25 @@ impl Plan {
         let mut responses = NewTexts::new(&texts.responses, cstr!("response"));
         for (n, write) in batch.iter().enumerate() {
             let record = record(write);
-            let response = record.end.as_ref().and_then(|end| end.outcome.text()).map(|text| {
-                let id = texts.key.id(text);
-                responses.add(id, text, &mut plan.responses);
-                id
-            });
+            let response = record
+                .end
+                .as_ref()
+                .and_then(|end| end.outcome.text())
+                .map(|text| {
+                    let id = texts.key.id(text);
+                    responses.add(id, text, &mut plan.responses);
+                    id
+                });
             match (write, &record.end) {
                 (Write::Insert(record), _) => {
                     let request = texts.key.id(&record.body);
                     requests.add(request, &record.body, &mut plan.requests);
-                    plan.inserts.push((n, documents::record(record, request, response)));
+                    plan.inserts
+                        .push((n, documents::record(record, request, response)));
                 }
                 (Write::Complete(record), Some(end)) => {
-                    plan.completions.push((n, documents::completion(record, end, response)));
+                    plan.completions
+                        .push((n, documents::completion(record, end, response)));
                 }
                 (Write::Complete(_), None) => debug_assert!(false, "a completion without an end"),
             }
@@ -176,14 +188,20 @@ impl Plan {
         let mut commands = Vec::with_capacity(4);
         let insert = cstr!("insert");
         for (ids, documents) in chunks(self.inserts) {
-            commands.push((Purpose::Inserts(ids), command(insert, "tasks", &documents, concern)));
+            commands.push((
+                Purpose::Inserts(ids),
+                command(insert, "tasks", &documents, concern),
+            ));
         }
         for (ids, documents) in chunks(self.completions) {
             let command = command(cstr!("update"), "tasks", &documents, concern);
             commands.push((Purpose::Completions(ids), command));
         }
         for (ids, documents) in chunks(self.requests) {
-            commands.push((Purpose::Requests(ids), command(insert, "requests", &documents, concern)));
+            commands.push((
+                Purpose::Requests(ids),
+                command(insert, "requests", &documents, concern),
+            ));
         }
         for (ids, documents) in chunks(self.responses) {
             let command = command(insert, "responses", &documents, concern);
@@ -203,7 +221,11 @@ struct NewTexts<'a> {
 impl<'a> NewTexts<'a> {
     fn new(known: &'a std::sync::Mutex<KnownIds>, field: &'static CStr) -> Self {
         let known = known.lock().unwrap_or_else(PoisonError::into_inner);
-        Self { known, in_batch: HashSet::new(), field }
+        Self {
+            known,
+            in_batch: HashSet::new(),
+            field,
+        }
     }
 
     fn add(&mut self, id: TextId, text: &str, plan: &mut Vec<(TextId, RawDocumentBuf)>) {
@@ -263,7 +285,14 @@ fn command(
     command.append(cstr!("ordered"), false);
     command.append(cstr!("maxTimeMS"), documents::millis(WORK_MAX));
     command.append(cstr!("writeConcern"), &**concern);
-    command.append(if is_insert { cstr!("documents") } else { cstr!("updates") }, &**documents);
+    command.append(
+        if is_insert {
+            cstr!("documents")
+        } else {
+            cstr!("updates")
+        },
+        &**documents,
+    );
     command
 }
 
@@ -273,7 +302,10 @@ fn command(
 /// Something else went wrong, in the server's words: whether the command took effect is not known.
 pub(super) fn check_reply(reply: &Document) -> Result<Vec<usize>, String> {
     let mut duplicates = Vec::new();
-    let errors = reply.get_array("writeErrors").map(Vec::as_slice).unwrap_or_default();
+    let errors = reply
+        .get_array("writeErrors")
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     for error in errors.iter().filter_map(Bson::as_document) {
         let place = read::integer(error.get("index")).and_then(|index| usize::try_from(index).ok());
         match place {
@@ -299,7 +331,9 @@ fn words(error: &Document) -> String {
 
 /// A count in a reply; servers give it as one or another kind of number.
 pub(super) fn count(reply: &Document, field: &str) -> u64 {
-    read::integer(reply.get(field)).and_then(|count| u64::try_from(count).ok()).unwrap_or_default()
+    read::integer(reply.get(field))
+        .and_then(|count| u64::try_from(count).ok())
+        .unwrap_or_default()
 }
 
 fn record(write: &Write) -> &Record {

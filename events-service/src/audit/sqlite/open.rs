@@ -45,7 +45,10 @@ pub(super) fn for_writing(path: &Path, sync: SyncMode) -> Result<Store, AuditErr
     };
     match opening() {
         Ok(Some(connection)) => Ok(Store::new(connection, at, false)),
-        Ok(None) => Err(AuditError::Unusable { at, why: "the file cannot be written".to_owned() }),
+        Ok(None) => Err(AuditError::Unusable {
+            at,
+            why: "the file cannot be written".to_owned(),
+        }),
         Err(error) => Err(not_opened(path, at, &error)),
     }
 }
@@ -53,27 +56,34 @@ pub(super) fn for_writing(path: &Path, sync: SyncMode) -> Result<Store, AuditErr
 pub(super) fn for_reading(path: &Path) -> Result<Store, AuditError> {
     let at = path.display().to_string();
     if !path.exists() {
-        return Err(AuditError::Unusable { at, why: "there is no such file".to_owned() });
+        return Err(AuditError::Unusable {
+            at,
+            why: "there is no such file".to_owned(),
+        });
     }
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let opening = || {
         let connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(BUSY_MAX)?;
-        let tables = "select count(*) from sqlite_schema where name in ('tasks', 'requests', 'responses')";
+        let tables =
+            "select count(*) from sqlite_schema where name in ('tasks', 'requests', 'responses')";
         let count: i64 = connection.query_row(tables, [], |row| row.get(0))?;
         Ok((connection, count == 3))
     };
     match opening() {
         Ok((connection, true)) => Ok(Store::new(connection, at, true)),
-        Ok((_, false)) => {
-            Err(AuditError::Unusable { at, why: "the file holds no audit log".to_owned() })
-        }
+        Ok((_, false)) => Err(AuditError::Unusable {
+            at,
+            why: "the file holds no audit log".to_owned(),
+        }),
         Err(error) => Err(not_opened(path, at, &error)),
     }
 }
 
 fn not_opened(path: &Path, at: String, error: &rusqlite::Error) -> AuditError {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
     let why = match error.sqlite_error_code() {
         Some(ErrorCode::CannotOpen) if path.is_dir() => "it is a folder, not a file".to_owned(),
         Some(ErrorCode::CannotOpen) => match folder.filter(|folder| !folder.is_dir()) {
@@ -100,7 +110,15 @@ pub(super) fn classify(at: &str, error: &rusqlite::Error) -> AuditError {
         Some(ErrorCode::CannotOpen) => "the file, or the one beside it, cannot be opened",
         // Such as a table that is not there, or has other columns.
         Some(ErrorCode::Unknown) => "the file holds something else than our tables",
-        _ => return AuditError::Unavailable { at: at.to_owned(), source: error.to_string().into() },
+        _ => {
+            return AuditError::Unavailable {
+                at: at.to_owned(),
+                source: error.to_string().into(),
+            };
+        }
     };
-    AuditError::Unusable { at: at.to_owned(), why: format!("{why} ({error})") }
+    AuditError::Unusable {
+        at: at.to_owned(),
+        why: format!("{why} ({error})"),
+    }
 }

@@ -77,7 +77,11 @@ impl Store {
         if filter.until_unix_ms.is_some() {
             conditions.push("fromReceivedTime < :until");
         }
-        let condition = if conditions.is_empty() { "true".to_owned() } else { conditions.join(" and ") };
+        let condition = if conditions.is_empty() {
+            "true".to_owned()
+        } else {
+            conditions.join(" and ")
+        };
         let sql = format!(
             "{SELECT} where {condition} order by fromReceivedTime desc, tasks._id desc limit :max"
         );
@@ -95,14 +99,20 @@ impl Store {
                     statement.raw_bind_parameter(place, value)?;
                 }
             }
-            statement.raw_query().mapped(stored_record).collect::<rusqlite::Result<Vec<_>>>()
+            statement
+                .raw_query()
+                .mapped(stored_record)
+                .collect::<rusqlite::Result<Vec<_>>>()
         };
         listing().map_err(|error| self.failure(&error))
     }
 
     pub(super) fn show(&self, id: RecordId) -> Result<Option<StoredRecord>, AuditError> {
         let sql = format!("{SELECT} where tasks._id = ?1");
-        let showing = self.connection.query_row(&sql, [id.to_string()], stored_record).optional();
+        let showing = self
+            .connection
+            .query_row(&sql, [id.to_string()], stored_record)
+            .optional();
         showing.map_err(|error| self.failure(&error))
     }
 }

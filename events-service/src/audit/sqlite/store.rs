@@ -131,7 +131,14 @@ struct Ended<'a> {
 impl Store {
     pub(super) fn new(connection: Connection, at: String, is_read_only: bool) -> Self {
         let (requests, responses) = (KnownIds::default(), KnownIds::default());
-        Self { connection, at, is_read_only, key: None, requests, responses }
+        Self {
+            connection,
+            at,
+            is_read_only,
+            key: None,
+            requests,
+            responses,
+        }
     }
 
     pub(super) fn at(&self) -> &str {
@@ -146,7 +153,10 @@ impl Store {
         &self,
         why: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> AuditError {
-        AuditError::Unavailable { at: self.at.clone(), source: why.into() }
+        AuditError::Unavailable {
+            at: self.at.clone(),
+            source: why.into(),
+        }
     }
 
     pub(super) fn prepare(&mut self) -> Result<(), AuditError> {
@@ -174,7 +184,10 @@ impl Store {
         self.forget();
         if self.key.is_none() {
             let why = format!("the row `{KEY_NAME}` of the table `meta` holds no key");
-            return Err(AuditError::Unusable { at: self.at.clone(), why });
+            return Err(AuditError::Unusable {
+                at: self.at.clone(),
+                why,
+            });
         }
         Ok(())
     }
@@ -186,8 +199,14 @@ impl Store {
         let mut texts = NewTexts::default();
         match self.write_with(&key, batch, &mut texts) {
             Ok(written) => {
-                texts.requests.into_iter().for_each(|id| self.requests.insert(id));
-                texts.responses.into_iter().for_each(|id| self.responses.insert(id));
+                texts
+                    .requests
+                    .into_iter()
+                    .for_each(|id| self.requests.insert(id));
+                texts
+                    .responses
+                    .into_iter()
+                    .for_each(|id| self.responses.insert(id));
                 Ok(written)
             }
             Err(error) => {
@@ -223,7 +242,9 @@ impl Store {
                     (Write::Insert(record), _) => {
                         let id = key.id(&record.body);
                         if !self.requests.contains(id) && new.requests.insert(id) {
-                            statements.request.execute(params![id.to_hex(), record.body])?;
+                            statements
+                                .request
+                                .execute(params![id.to_hex(), record.body])?;
                         }
                         statements.insert(record, id, response.as_deref())?
                     }
@@ -246,7 +267,11 @@ impl Store {
         self.responses.clear();
     }
 
-    pub(super) fn close_overdue(&self, before_unix_ms: u64, now_unix_ms: u64) -> Result<u64, AuditError> {
+    pub(super) fn close_overdue(
+        &self,
+        before_unix_ms: u64,
+        now_unix_ms: u64,
+    ) -> Result<u64, AuditError> {
         // Nobody is told of it, so there is no `fromSentTime`.
         let closing = self.connection.execute(
             "update tasks set status = ?1, reason = ?2, detail = ?3, toReceivedTime = ?4
@@ -259,11 +284,15 @@ impl Store {
                 whole(before_unix_ms),
             ],
         );
-        closing.map(|count| count as u64).map_err(|error| self.failure(&error))
+        closing
+            .map(|count| count as u64)
+            .map_err(|error| self.failure(&error))
     }
 
     pub(super) fn ping(&self) -> Result<(), AuditError> {
-        let asking = self.connection.query_row("select count(*) from sqlite_schema", [], |_| Ok(()));
+        let asking =
+            self.connection
+                .query_row("select count(*) from sqlite_schema", [], |_| Ok(()));
         asking.map_err(|error| self.failure(&error))
     }
 
@@ -312,7 +341,10 @@ impl<'c> Statements<'c> {
     ) -> rusqlite::Result<Written> {
         let id = record.id.to_string();
         let backend = record.progress.backend.as_ref();
-        let status = record.end.as_ref().map_or(Status::Open, |end| end.outcome.status());
+        let status = record
+            .end
+            .as_ref()
+            .map_or(Status::Open, |end| end.outcome.status());
         let ended = record.end.as_ref().map(Ended::of).unwrap_or_default();
         let salt: [u8; 16] = rand::random();
         let inserted = self.insert.execute(params![
@@ -352,7 +384,11 @@ impl<'c> Statements<'c> {
         }
         // Our own insert, repeated, or another record of the same request: the id is ours.
         let is_ours = self.stored.exists([id])?;
-        Ok(if is_ours { Written::Done } else { Written::DuplicateRequest })
+        Ok(if is_ours {
+            Written::Done
+        } else {
+            Written::DuplicateRequest
+        })
     }
 
     fn complete(
@@ -385,14 +421,19 @@ impl<'c> Statements<'c> {
             return Ok(Written::Done);
         }
         // The same end is this very completion, in an earlier try whose outcome was not known.
-        let stored = self.stored.query_row([id], |row| {
-            let (at, text): (Option<i64>, Option<String>) = (row.get(1)?, row.get(2)?);
-            Ok(row.get_ref(0)?.as_str()? == status
-                && at == ended.at
-                && text.as_deref() == response)
-        });
+        let stored =
+            self.stored.query_row([id], |row| {
+                let (at, text): (Option<i64>, Option<String>) = (row.get(1)?, row.get(2)?);
+                Ok(row.get_ref(0)?.as_str()? == status
+                    && at == ended.at
+                    && text.as_deref() == response)
+            });
         let is_ended_so = stored.optional()?.unwrap_or(false);
-        Ok(if is_ended_so { Written::Done } else { Written::AlreadyEnded })
+        Ok(if is_ended_so {
+            Written::Done
+        } else {
+            Written::AlreadyEnded
+        })
     }
 }
 
@@ -401,9 +442,11 @@ impl<'a> Ended<'a> {
         let (reason, detail, answered_from) = match &end.outcome {
             Outcome::Answered(_) => (None, None, None),
             Outcome::Repeated { from, .. } => (None, None, Some(from.to_string())),
-            Outcome::Failed(failure) => {
-                (Some(failure.code.as_str()), Some(failure.detail.as_str()), None)
-            }
+            Outcome::Failed(failure) => (
+                Some(failure.code.as_str()),
+                Some(failure.detail.as_str()),
+                None,
+            ),
         };
         Self {
             at: Some(whole(end.at_unix_ms)),

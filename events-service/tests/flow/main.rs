@@ -1,0 +1,415 @@
+//! The events service between a frontend and backends that the test plays itself, on the bus in
+//! memory and in simulated time: what happens to a task whatever the others do.
+
+mod memory_log;
+mod stage;
+
+use std::time::Duration;
+
+use events_service::audit::{Outcome, Written};
+use shared::contract::{Ended, Failure, FailureCode};
+use stage::{Stage, ended_text};
+
+const PURE: &str = "NUMBER";
+const EFFECT: &str = "PAYMENT";
+
+#[tokio::test(start_paused = true)]
+async fn a_task_is_recorded_dispatched_completed_and_answered() {
+    let mut stage = Stage::new().await;
+    let mut backend = stage.backend("b1").await;
+    stage.ask("r1", PURE, "{}").await;
+    let dispatch = backend.dispatch().await;
+    assert_eq!(
+        (
+            dispatch.task.as_str(),
+            dispatch.body.as_str(),
+            dispatch.attempt
+        ),
+        (PURE, "{}", Some(1))
+    );
+    backend.answer(&dispatch, Ended::Final("15".into())).await;
+    assert_eq!(stage.reply("r1").await, Ended::Final("15".into()));
+    let record = stage.log.only();
+    assert_eq!(record.id, dispatch.record_id);
+    assert_eq!(record.end.unwrap().outcome, Outcome::Answered("15".into()));
+    assert_eq!(record.progress.attempts, 1);
+    assert_eq!(stage.log.inserts(), 1, "a quick pure task is written once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_with_an_effect_is_dispatched_only_when_its_record_is_durable() {
+    let mut stage = Stage::new().await;
+    let mut backend = stage.backend("b1").await;
+    stage.log.hold(true);
+    stage.ask("r1", EFFECT, "{}").await;
+    assert!(backend.nothing_for(Duration::from_millis(500)).await);
+    stage.log.hold(false);
+    let dispatch = backend.dispatch().await;
+    assert!(stage.log.only().end.is_none());
+    backend.answer(&dispatch, Ended::Final("paid".into())).await;
+    assert_eq!(stage.reply("r1").await, Ended::Final("paid".into()));
+    assert!(stage.log.only().end.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_reply_goes_out_before_the_record_is_durable() {
+    let mut stage = Stage::new().await;
+    let mut backend = stage.backend("b1").await;
+    stage.ask("r1", PURE, "{}").await;
+    let dispatch = backend.dispatch().await;
+    stage.log.hold(true);
+    backend.answer(&dispatch, Ended::Final("15".into())).await;
+    assert!(stage.no_reply_for(Duration::from_millis(300)).await);
+    stage.log.hold(false);
+    assert_eq!(stage.reply("r1").await, Ended::Final("15".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_pure_task_is_opened_first_and_completed_later() {
+    let mut stage = Stage::new().await;
+    let mut backend = stage.backend("b1").await;
+    stage.ask("r1", PURE, "{}").await;
+    let dispatch = backend.dispatch().await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(stage.log.only().end.is_none());
+    backend.answer(&dispatch, Ended::Final("15".into())).await;
+    assert_eq!(stage.reply("r1").await, Ended::Final("15".into()));
+    assert!(stage.log.only().end.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_result_wins_and_a_late_one_changes_nothing() {
+    let mut stage = Stage::new().await;
+    let mut backend = stage.backend("b1").await;
+    stage.ask("r1", PURE, "{}").await;
+    let dispatch = backend.dispatch().await;
+    backend.answer(&dispatch, Ended::Final("1".into())).await;
+    backend.answer(&dispatch, Ended::Final("2".into())).await;
+    assert_eq!(stage.reply("r1").await, Ended::Final("1".into()));
+    assert!(stage.no_reply_for(Duration::from_secs(10)).await);
+    assert_eq!(
+        stage.log.only().end.unwrap().outcome,
+        Outcome::Answered("1".into())
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_foreign_result_is_normalized() {
+    let mut stage = Stage::new().await;
+    let mut backend = stage.backend("b1").await;
+    stage.ask("r1", PURE, "{}").await;
+    let dispatch = backend.dispatch().await;
+    backend.answer(&dispatch, Ended::Raw("5e+07".into())).await;
+    assert_eq!(stage.reply("r1").await, Ended::Final("50000000".into()));
+    stage.ask("r2", PURE, "{\"other\":1}").await;
+    let dispatch = backend.dispatch().await;
+    backend
+        .answer(&dispatch, Ended::Raw("Infinity".into()))
+        .await;
+    assert_eq!(stage.failure("r2").await, FailureCode::ResultNotFinite);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_task_is_recorded_with_its_reason() {
+    let mut stage = Stage::new().await;
+    let mut backend = stage.backend("b1").await;
+    stage.ask("r1", PURE, "{}").await;
+    let dispatch = backend.dispatch().await;
+    let failure = Failure::new(FailureCode::DivisionByZero, "the second number is zero");
+    backend
+        .answer(&dispatch, Ended::Failed(failure.clone()))
+        .await;
+    assert_eq!(stage.reply("r1").await, Ended::Failed(failure.clone()));
+    assert_eq!(
+        stage.log.only().end.unwrap().outcome,
+        Outcome::Failed(failure)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_there_is_told_at_once() {
+    let mut stage = Stage::new().await;
+    stage.ask("r1", PURE, "{}").await;
+    let begun = tokio::time::Instant::now();
+    assert_eq!(stage.failure("r1").await, FailureCode::NoBackend);
+    assert!(begun.elapsed() < Duration::from_millis(100));
+    assert!(stage.log.only().end.is_some());
+    stage.ask("r2", "UNHEARD_OF", "{}").await;
+    assert_eq!(stage.failure("r2").await, FailureCode::UnknownTask);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_is_gone_is_passed_over() {
+    let mut stage = Stage::new().await;
+    // Announced, and not listening.
+    stage.ghost("b0").await;
+    stage.ghost("b1").await;
+    let mut backend = stage.backend("b2").await;
+    for n in 0..10 {
+        let request = format!("r{n}");
+        stage.ask(&request, EFFECT, "{}").await;
+        let dispatch = backend.dispatch().await;
+        backend.answer(&dispatch, Ended::Final("done".into())).await;
+        assert_eq!(stage.reply(&request).await, Ended::Final("done".into()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_backend_loses_a_pure_task_to_another() {
+    let mut stage = Stage::new().await;
+    let mut one = stage.backend("b1").await;
+    let mut two = stage.backend("b2").await;
+    stage.ask("r1", PURE, "{}").await;
+    let (first, other) = tokio::select! {
+        dispatch = one.dispatch() => (dispatch, &mut two),
+        dispatch = two.dispatch() => (dispatch, &mut one),
+    };
+    let second = other.dispatch().await;
+    assert_eq!(
+        (second.record_id, second.attempt),
+        (first.record_id, Some(2))
+    );
+    other.answer(&second, Ended::Final("15".into())).await;
+    assert_eq!(stage.reply("r1").await, Ended::Final("15".into()));
+    assert_eq!(stage.log.only().progress.attempts, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_with_an_effect_is_repeated_to_the_same_backend_only() {
+    let mut stage = Stage::new().await;
+    let mut one = stage.backend("b1").await;
+    let mut two = stage.backend("b2").await;
+    stage.ask("r1", EFFECT, "{}").await;
+    let (first, same, other) = tokio::select! {
+        dispatch = one.dispatch() => (dispatch, &mut one, &mut two),
+        dispatch = two.dispatch() => (dispatch, &mut two, &mut one),
+    };
+    let second = same.dispatch().await;
+    assert_eq!(
+        (second.record_id, second.attempt),
+        (first.record_id, Some(2))
+    );
+    assert!(other.nothing_for(Duration::from_millis(100)).await);
+    same.answer(&second, Ended::Final("done".into())).await;
+    assert_eq!(stage.reply("r1").await, Ended::Final("done".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_without_a_result_ends_at_its_deadline() {
+    let mut stage = Stage::new().await;
+    let _backend = stage.backend("b1").await;
+    for (request, task) in [("r1", PURE), ("r2", EFFECT)] {
+        let begun = tokio::time::Instant::now();
+        stage.ask(request, task, "{}").await;
+        assert_eq!(stage.failure(request).await, FailureCode::DeadlineExceeded);
+        let took = begun.elapsed();
+        assert!((4_900..5_300).contains(&took.as_millis()), "{took:?}");
+    }
+    assert!(stage.log.all().iter().all(|record| record.end.is_some()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn identical_pure_tasks_in_flight_share_one_dispatch() {
+    let mut stage = Stage::new().await;
+    let mut backend = stage.backend("b1").await;
+    for n in 0..10 {
+        stage.ask(&format!("r{n}"), PURE, "{}").await;
+    }
+    let dispatch = backend.dispatch().await;
+    assert!(backend.nothing_for(Duration::from_millis(50)).await);
+    backend.answer(&dispatch, Ended::Final("15".into())).await;
+    for n in 0..10 {
+        assert_eq!(
+            stage.reply(&format!("r{n}")).await,
+            Ended::Final("15".into())
+        );
+    }
+    let repeated = |outcome: &Outcome| matches!(outcome, Outcome::Repeated { from, .. } if *from == dispatch.record_id);
+    let records = stage.log.all();
+    assert_eq!(records.len(), 10);
+    let repeats = records
+        .iter()
+        .filter(|r| repeated(&r.end.as_ref().unwrap().outcome))
+        .count();
+    assert_eq!(repeats, 9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_joined_a_task_go_on_when_the_first_gives_up() {
+    let mut stage = Stage::new().await;
+    let mut backend = stage.backend("b1").await;
+    stage.ask("r1", PURE, "{}").await;
+    backend.dispatch().await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    stage.ask("r2", PURE, "{}").await;
+    assert_eq!(stage.failure("r1").await, FailureCode::DeadlineExceeded);
+    let dispatch = loop {
+        let dispatch = backend.dispatch().await;
+        if dispatch.attempt == Some(1) {
+            break dispatch;
+        }
+    };
+    backend.answer(&dispatch, Ended::Final("15".into())).await;
+    assert_eq!(stage.reply("r2").await, Ended::Final("15".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pure_task_is_answered_from_the_log() {
+    let mut stage = Stage::new().await;
+    let mut backend = stage.backend("b1").await;
+    stage.ask("r1", PURE, "{}").await;
+    let dispatch = backend.dispatch().await;
+    backend.answer(&dispatch, Ended::Final("15".into())).await;
+    stage.reply("r1").await;
+    stage.ask("r2", PURE, "{}").await;
+    assert_eq!(stage.reply("r2").await, Ended::Final("15".into()));
+    assert!(backend.nothing_for(Duration::from_millis(100)).await);
+    assert_eq!(
+        stage.log.all().len(),
+        2,
+        "the repeated answer has a record of its own"
+    );
+    // Not a task with an effect.
+    for n in 3..5 {
+        let request = format!("r{n}");
+        stage.ask(&request, EFFECT, "{}").await;
+        let dispatch = backend.dispatch().await;
+        backend.answer(&dispatch, Ended::Final("paid".into())).await;
+        stage.reply(&request).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_holds_answers_from_before_is_asked() {
+    let mut stage = Stage::with(|log| log.remember(PURE, "{}", "15")).await;
+    let mut backend = stage.backend("b1").await;
+    stage.ask("r1", PURE, "{}").await;
+    assert_eq!(stage.reply("r1").await, Ended::Final("15".into()));
+    stage.ask("r2", PURE, "{\"new\":1}").await;
+    let dispatch = backend.dispatch().await;
+    backend.answer(&dispatch, Ended::Final("1".into())).await;
+    assert_eq!(stage.reply("r2").await, Ended::Final("1".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_log_is_down_tasks_are_refused_and_afterwards_done() {
+    let mut stage = Stage::new().await;
+    let mut backend = stage.backend("b1").await;
+    stage.log.break_down(true);
+    stage.ask("r1", PURE, "{}").await;
+    let dispatch = backend.dispatch().await;
+    backend.answer(&dispatch, Ended::Final("15".into())).await;
+    assert_eq!(stage.failure("r1").await, FailureCode::AuditUnavailable);
+    stage.ask("r2", PURE, "{}").await;
+    assert_eq!(stage.failure("r2").await, FailureCode::AuditUnavailable);
+    assert!(backend.nothing_for(Duration::from_millis(100)).await);
+    stage.log.break_down(false);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    stage.ask("r3", PURE, "{}").await;
+    let dispatch = backend.dispatch().await;
+    backend.answer(&dispatch, Ended::Final("15".into())).await;
+    assert_eq!(stage.reply("r3").await, Ended::Final("15".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_offered_twice_is_done_once() {
+    let mut stage = Stage::new().await;
+    let mut backend = stage.backend("b1").await;
+    stage.ask("r1", EFFECT, "{}").await;
+    stage.ask("r1", EFFECT, "{}").await;
+    let dispatch = backend.dispatch().await;
+    assert!(backend.nothing_for(Duration::from_millis(100)).await);
+    backend.answer(&dispatch, Ended::Final("paid".into())).await;
+    assert_eq!(stage.reply("r1").await, Ended::Final("paid".into()));
+    // Once more, after it was answered: the log has the answer.
+    stage.ask("r1", EFFECT, "{}").await;
+    assert_eq!(stage.reply("r1").await, Ended::Final("paid".into()));
+    assert!(backend.nothing_for(Duration::from_millis(100)).await);
+    assert_eq!(stage.log.all().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn repeats_stay_within_a_tenth_of_the_dispatches() {
+    let mut stage = Stage::new().await;
+    let mut backends = vec![stage.backend("b1").await, stage.backend("b2").await];
+    for n in 0..1_000 {
+        stage
+            .ask(&format!("r{n}"), PURE, &format!("{{\"n\":{n}}}"))
+            .await;
+    }
+    for n in 0..1_000 {
+        assert_eq!(
+            stage.failure(&format!("r{n}")).await,
+            FailureCode::DeadlineExceeded
+        );
+    }
+    let mut dispatches = 0;
+    for backend in &mut backends {
+        dispatches += backend.count();
+    }
+    assert!(
+        (1_000..=1_121).contains(&dispatches),
+        "{dispatches} dispatches"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_overloaded_backend_is_relieved_by_another() {
+    let mut stage = Stage::new().await;
+    let mut one = stage.backend("b1").await;
+    let mut two = stage.backend("b2").await;
+    stage.ask("r1", EFFECT, "{}").await;
+    let (first, refusing, other) = tokio::select! {
+        dispatch = one.dispatch() => (dispatch, &mut one, &mut two),
+        dispatch = two.dispatch() => (dispatch, &mut two, &mut one),
+    };
+    let full = Failure::new(FailureCode::Overloaded, "full");
+    refusing.answer(&first, Ended::Failed(full)).await;
+    let second = other.dispatch().await;
+    other.answer(&second, Ended::Final("done".into())).await;
+    assert_eq!(stage.reply("r1").await, Ended::Final("done".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_in_flight_is_finished_before_the_end() {
+    let mut stage = Stage::new().await;
+    let mut backend = stage.backend("b1").await;
+    stage.ask("r1", EFFECT, "{}").await;
+    let dispatch = backend.dispatch().await;
+    stage.stop();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    backend.answer(&dispatch, Ended::Final("done".into())).await;
+    assert_eq!(stage.reply("r1").await, Ended::Final("done".into()));
+    stage.ended().await;
+    assert!(stage.log.only().end.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_that_are_none_are_dropped() {
+    let mut stage = Stage::new().await;
+    let mut backend = stage.backend("b1").await;
+    for garbage in [
+        "",
+        "{",
+        "[]",
+        "\"\\x\"",
+        "{\"requestId\":1}",
+        "null",
+        "{\"a\":\"b\"}",
+    ] {
+        stage.publish_raw(garbage.as_bytes()).await;
+    }
+    stage.ask("r1", PURE, "{}").await;
+    let dispatch = backend.dispatch().await;
+    backend.answer(&dispatch, Ended::Final("15".into())).await;
+    assert_eq!(ended_text(&stage.reply("r1").await), "15");
+}
+
+#[test]
+fn the_log_of_these_tests_keeps_the_ports_promises() {
+    let (mut log, record) = memory_log::example();
+    assert_eq!(log.insert(&record), Written::Done);
+    assert_eq!(log.insert(&record), Written::Done);
+    assert_eq!(log.complete(&record), Written::Done);
+    assert_eq!(log.complete(&record), Written::AlreadyEnded);
+}

@@ -1,0 +1,221 @@
+//! An audit log in memory that can be told to be slow or broken: faults that a real store cannot be
+//! made to have at a given moment.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use events_service::audit::{
+    Answer, AuditError, AuditLog, End, Filter, Outcome, Progress, Question, Record, StoredRecord,
+    Write, Written,
+};
+use shared::contract::{Address, RecordId};
+
+/// The records.
+#[derive(Debug, Default)]
+pub(crate) struct Records {
+    by_id: HashMap<RecordId, Record>,
+    remembered: HashMap<(String, String), String>,
+}
+
+impl Records {
+    pub(crate) fn insert(&mut self, record: &Record) -> Written {
+        let is_duplicate = self
+            .by_id
+            .values()
+            .any(|known| known.request_id == record.request_id && known.id != record.id);
+        if is_duplicate {
+            return Written::DuplicateRequest;
+        }
+        self.by_id
+            .entry(record.id)
+            .or_insert_with(|| record.clone());
+        Written::Done
+    }
+
+    pub(crate) fn complete(&mut self, record: &Record) -> Written {
+        match self.by_id.get_mut(&record.id) {
+            Some(known) if known.end.is_none() => {
+                let end = End {
+                    outcome: Outcome::Answered(String::new()),
+                    at_unix_ms: 0,
+                    waited_us: None,
+                    ran_us: None,
+                };
+                *known = record.clone();
+                known.end.get_or_insert(end);
+                Written::Done
+            }
+            _ => Written::AlreadyEnded,
+        }
+    }
+}
+
+/// The log.
+#[derive(Clone, Default)]
+pub(crate) struct MemoryLog {
+    records: Arc<Mutex<Records>>,
+    inserts: Arc<AtomicUsize>,
+    is_held: Arc<AtomicBool>,
+    is_broken: Arc<AtomicBool>,
+}
+
+impl MemoryLog {
+    pub(crate) fn hold(&self, held: bool) {
+        self.is_held.store(held, Ordering::SeqCst);
+    }
+
+    pub(crate) fn break_down(&self, broken: bool) {
+        self.is_broken.store(broken, Ordering::SeqCst);
+    }
+
+    pub(crate) fn remember(&self, task: &str, body: &str, text: &str) {
+        self.records()
+            .remembered
+            .insert((task.into(), body.into()), text.into());
+    }
+
+    pub(crate) fn inserts(&self) -> usize {
+        self.inserts.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn all(&self) -> Vec<Record> {
+        self.records().by_id.values().cloned().collect()
+    }
+
+    pub(crate) fn only(&self) -> Record {
+        let mut all = self.all();
+        assert_eq!(all.len(), 1, "{all:?}");
+        all.remove(0)
+    }
+
+    fn records(&self) -> MutexGuard<'_, Records> {
+        self.records.lock().unwrap()
+    }
+
+    fn works(&self) -> Result<(), AuditError> {
+        if self.is_broken.load(Ordering::SeqCst) {
+            return Err(AuditError::Unavailable {
+                at: "memory".into(),
+                source: "broken".into(),
+            });
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl AuditLog for MemoryLog {
+    async fn prepare(&self) -> Result<(), AuditError> {
+        self.works()
+    }
+
+    async fn write(&self, batch: &[Write]) -> Result<Vec<Written>, AuditError> {
+        while self.is_held.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        self.works()?;
+        let mut records = self.records();
+        let written = batch.iter().map(|write| match write {
+            Write::Insert(record) => {
+                self.inserts.fetch_add(1, Ordering::SeqCst);
+                records.insert(record)
+            }
+            Write::Complete(record) => records.complete(record),
+        });
+        Ok(written.collect())
+    }
+
+    async fn find_answers(
+        &self,
+        questions: &[Question],
+    ) -> Result<Vec<Option<Answer>>, AuditError> {
+        self.works()?;
+        let records = self.records();
+        let find = |question: &Question| {
+            let text = records
+                .remembered
+                .get(&(question.task.clone(), question.body.clone()))?;
+            Some(Answer {
+                record: RecordId([7; 12]),
+                text: text.clone(),
+            })
+        };
+        Ok(questions.iter().map(find).collect())
+    }
+
+    async fn close_overdue(&self, _: u64, _: u64) -> Result<u64, AuditError> {
+        self.works().map(|()| 0)
+    }
+
+    async fn has_answers(&self) -> Result<bool, AuditError> {
+        Ok(!self.records().remembered.is_empty())
+    }
+
+    async fn list(&self, filter: &Filter) -> Result<Vec<StoredRecord>, AuditError> {
+        self.works()?;
+        let records = self.records();
+        let wanted = filter.request_id.as_deref();
+        let stored = records
+            .by_id
+            .values()
+            .filter(|r| wanted == Some(r.request_id.as_str()));
+        let stored = stored.map(|record| {
+            let outcome = record.end.as_ref().map(|end| &end.outcome);
+            StoredRecord {
+                id: record.id.to_string(),
+                request_id: Some(record.request_id.to_string()),
+                status: if outcome.is_some() {
+                    "answered"
+                } else {
+                    "open"
+                }
+                .into(),
+                response: outcome.map(|outcome| match outcome {
+                    Outcome::Answered(text) | Outcome::Repeated { text, .. } => text.clone(),
+                    Outcome::Failed(failure) => failure.detail.clone(),
+                }),
+                ..StoredRecord::default()
+            }
+        });
+        Ok(stored.collect())
+    }
+
+    async fn show(&self, _: RecordId) -> Result<Option<StoredRecord>, AuditError> {
+        Ok(None)
+    }
+
+    async fn ping(&self) -> Result<(), AuditError> {
+        self.works()
+    }
+
+    async fn close(&self) {}
+}
+
+/// A record and no records.
+pub(crate) fn example() -> (Records, Record) {
+    let address = Address::new("c", "s").unwrap();
+    let record = Record {
+        id: RecordId([1; 12]),
+        request_id: "r".parse().unwrap(),
+        caller_request_id: None,
+        frontend: address.clone(),
+        events_service: address,
+        task: "T".into(),
+        subtask: "S".into(),
+        body: "{}".into(),
+        pure: false,
+        received_unix_ms: 0,
+        deadline_unix_ms: 0,
+        progress: Progress::default(),
+        end: None,
+    };
+    (Records::default(), record)
+}
