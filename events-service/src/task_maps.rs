@@ -158,8 +158,13 @@ impl TaskMaps {
 /// A map that follows its file.
 pub struct TaskMapsFile {
     path: Option<PathBuf>,
+    /// The state of the file before it was read: what changes from then on is noticed.
+    seen: Option<Stamp>,
     maps: watch::Sender<Arc<TaskMaps>>,
 }
+
+/// What tells one state of a file from another.
+type Stamp = (SystemTime, u64);
 
 impl TaskMapsFile {
     /// Reads the file; without one, the map that comes with the program serves.
@@ -167,12 +172,14 @@ impl TaskMapsFile {
     /// # Errors
     /// [`TaskMapsError`]: at start there is no older map to keep.
     pub fn open(path: Option<PathBuf>) -> Result<Self, TaskMapsError> {
+        let seen = path.as_deref().and_then(stamp);
         let maps = match &path {
             Some(path) => TaskMaps::read(path)?,
             None => TaskMaps::built_in(),
         };
         Ok(Self {
             path,
+            seen,
             maps: watch::Sender::new(Arc::new(maps)),
         })
     }
@@ -187,7 +194,7 @@ impl TaskMapsFile {
         let Some(path) = self.path else {
             return stop.cancelled().await;
         };
-        let mut seen = stamp(&path);
+        let mut seen = self.seen;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -212,8 +219,7 @@ impl TaskMapsFile {
     }
 }
 
-/// What tells one state of a file from another.
-fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
+fn stamp(path: &Path) -> Option<Stamp> {
     let metadata = std::fs::metadata(path).ok()?;
     Some((metadata.modified().ok()?, metadata.len()))
 }
@@ -276,12 +282,12 @@ mod tests {
         let stop = CancellationToken::new();
         let following = tokio::spawn(file.follow(stop.clone()));
         std::fs::write(&path, r#"{"A": "three"}"#).unwrap();
-        maps.changed().await.unwrap();
+        tokio::time::timeout(LOOK_EVERY * 10, maps.changed()).await.unwrap().unwrap();
         assert_eq!(maps.borrow_and_update().get("A").unwrap().service, "three");
         std::fs::write(&path, "not a map").unwrap();
         tokio::time::sleep(LOOK_EVERY * 2).await;
         std::fs::write(&path, r#"{"A": "fourth"}"#).unwrap();
-        maps.changed().await.unwrap();
+        tokio::time::timeout(LOOK_EVERY * 10, maps.changed()).await.unwrap().unwrap();
         assert_eq!(maps.borrow_and_update().get("A").unwrap().service, "fourth");
         stop.cancel();
         following.await.unwrap();

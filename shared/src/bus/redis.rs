@@ -47,6 +47,8 @@ const RECONNECT_MS: (u32, u32) = (50, 2_000);
 const BROADCAST_CAPACITY: usize = 8_192;
 /// Commands that wait in fred. Only batches are sent and each awaits its answer, so few ever wait.
 const COMMAND_BUFFER_MAX: usize = 16_384;
+/// How long Redis may take to say goodbye.
+const QUIT_TIMEOUT: Duration = Duration::from_millis(300);
 /// How often the subscription is probed.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// Probes that may go unheard before the connection is made anew.
@@ -221,12 +223,6 @@ impl Bus for RedisBus {
         self.tasks.close();
         self.tasks.wait().await;
         self.readers().clear();
-        for quit in [self.subscriber.quit().await, self.publisher.quit().await] {
-            if let Err(error) = quit {
-                // Not connected: there is nothing to end.
-                tracing::debug!(%error, "quit");
-            }
-        }
     }
 }
 
@@ -337,6 +333,13 @@ async fn watch_over(bus: RedisBus, at: String, heard_probes: Arc<AtomicU64>) {
             // The subscriptions went with the connection.
             _ = reconnects.recv() => bus.set_up(false),
         }
+    }
+    for quit in [
+        tokio::time::timeout(QUIT_TIMEOUT, bus.subscriber.quit()).await,
+        tokio::time::timeout(QUIT_TIMEOUT, bus.publisher.quit()).await,
+    ] {
+        // Not connected, or not in time: the connection is dropped.
+        tracing::debug!(?quit, "quit");
     }
     publishing.abort();
     subscribing.abort();
