@@ -81,7 +81,9 @@ impl MongoAuditLog {
                 text("fromContainerService"),
             ];
             if let (Some(id), Some(response)) = (id_of_record, response) {
-                answers.insert(asked, (RecordId(id.bytes()), response));
+                answers
+                    .entry(asked)
+                    .or_insert((RecordId(id.bytes()), response));
             }
         }
         let answer = |question: &Question, body: &str| {

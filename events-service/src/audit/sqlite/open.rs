@@ -85,7 +85,7 @@ fn not_opened(path: &Path, at: String, error: &rusqlite::Error) -> AuditError {
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty());
     let why = match error.sqlite_error_code() {
-        Some(ErrorCode::CannotOpen) if path.is_dir() => "it is a folder, not a file".to_owned(),
+        _ if path.is_dir() => "it is a folder, not a file".to_owned(),
         Some(ErrorCode::CannotOpen) => match folder.filter(|folder| !folder.is_dir()) {
             Some(folder) => format!("there is no folder {}", folder.display()),
             None => "the file cannot be opened or made; check who may write there".to_owned(),
@@ -100,6 +100,14 @@ fn not_opened(path: &Path, at: String, error: &rusqlite::Error) -> AuditError {
 
 /// Sorts an error into what can be tried again (a lock, a full disk) and what cannot.
 pub(super) fn classify(at: &str, error: &rusqlite::Error) -> AuditError {
+    if matches!(error, rusqlite::Error::SqlInputError { .. }) {
+        // A table that is not there, or has other columns.
+        let why = format!("the file holds something else than an audit log ({error})");
+        return AuditError::Unusable {
+            at: at.to_owned(),
+            why,
+        };
+    }
     let why = match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseCorrupt) => "the file is damaged",
         Some(ErrorCode::NotADatabase) => "the file is no SQLite database",
@@ -108,8 +116,6 @@ pub(super) fn classify(at: &str, error: &rusqlite::Error) -> AuditError {
             "we have no permission to use the file"
         }
         Some(ErrorCode::CannotOpen) => "the file, or the one beside it, cannot be opened",
-        // Such as a table that is not there, or has other columns.
-        Some(ErrorCode::Unknown) => "the file holds something else than our tables",
         _ => {
             return AuditError::Unavailable {
                 at: at.to_owned(),

@@ -1,0 +1,4 @@
+//! One suite for the port, for every implementation of it.
+
+pub(crate) mod audit;
+pub(crate) mod records;
