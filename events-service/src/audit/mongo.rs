@@ -95,7 +95,7 @@ impl MongoAuditLog {
     pub fn new(address: &str, database: &str, durability: Durability) -> Result<Self, AuditError> {
         let unusable = |at: String, why: String| AuditError::Unusable { at, why };
         let parsed = ConnectionString::parse(address).map_err(|error| {
-            let why = failure::without_credentials(address, &failure::words(&error));
+            let why = failure::why_no_address(address, &error);
             unusable(
                 failure::host_part(address),
                 format!("{why}; expected mongodb://host:port"),

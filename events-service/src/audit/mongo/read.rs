@@ -22,6 +22,9 @@ const RECORDS_PER_QUESTION_MAX: usize = 8;
 /// What an id looks like where it is stored as text.
 const ID_PATTERN: &str = "^[0-9a-fA-F]{24}$";
 
+/// The years from 1 to 9999; of others, the conversion to text gives the nearest moment.
+const FOUR_DIGIT_YEARS_MS: std::ops::Range<i64> = -62_135_596_800_000..253_402_300_800_000;
+
 impl MongoAuditLog {
     pub(super) async fn answers(
         &self,
@@ -360,15 +363,16 @@ fn time(value: &Bson) -> Option<String> {
     }
 }
 
-/// RFC 3339 in UTC, always with milliseconds.
+/// RFC 3339 in UTC, always with milliseconds; the plain number for a year that has not four digits.
 fn rfc3339(moment: DateTime) -> String {
     let ms = moment.timestamp_millis();
     let fraction = ms.rem_euclid(1_000);
-    let whole = DateTime::from_millis(ms - fraction).try_to_rfc3339_string();
-    match whole {
-        Ok(text) => format!("{}.{fraction:03}Z", text.trim_end_matches('Z')),
-        // A year that has no four digits.
-        Err(_) => ms.to_string(),
+    let whole = DateTime::from_millis(ms.saturating_sub(fraction));
+    match whole.try_to_rfc3339_string() {
+        Ok(text) if FOUR_DIGIT_YEARS_MS.contains(&ms) => {
+            format!("{}.{fraction:03}Z", text.trim_end_matches('Z'))
+        }
+        _ => ms.to_string(),
     }
 }
 
@@ -383,7 +387,10 @@ mod tests {
             (1_700_000_000_007, "2023-11-14T22:13:20.007Z"),
             (1_700_000_000_990, "2023-11-14T22:13:20.990Z"),
             (-1, "1969-12-31T23:59:59.999Z"),
+            (253_402_300_799_999, "9999-12-31T23:59:59.999Z"),
+            (253_402_300_800_000, "253402300800000"),
             (i64::MAX, "9223372036854775807"),
+            (i64::MIN, "-9223372036854775808"),
         ] {
             assert_eq!(rfc3339(DateTime::from_millis(ms)), text);
         }
