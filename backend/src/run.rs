@@ -59,6 +59,8 @@ pub async fn run(
         &mut node.registry,
         |(), _| {},
     );
+    let serving_check = node.readiness.check("serving");
+    serving_check.pass();
     let running = node.start();
     let sending = tokio::spawn(postman.run());
     let ending = CancellationToken::new();
@@ -83,7 +85,10 @@ pub async fn run(
     };
     tokio::select! {
         () = flow.serve(&mut heard) => {}
-        () = stop.cancelled() => drain(&mut flow, &mut heard, settings.drain_timeout).await,
+        () = stop.cancelled() => {
+            serving_check.wait("stopping");
+            drain(&mut flow, &mut heard, settings.drain_timeout).await;
+        }
     }
     // The last handle: the postman sends what is queued and ends.
     drop(flow);

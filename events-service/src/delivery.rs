@@ -16,6 +16,9 @@ use crate::flow::{Flow, Tag};
 
 /// A backend is silent when it has not answered within this share of the time that is left.
 const SILENT_SHARE: u32 = 3;
+/// Dispatches of one work at most, but for those that nobody was there to take: the shares become
+/// short towards the deadline.
+const ATTEMPTS_MAX: u32 = 4;
 /// But it is given at least so long.
 const SILENT_AFTER_MIN: Duration = Duration::from_millis(100);
 /// Repeats per first dispatch: at most a tenth more dispatches than requests.
@@ -104,6 +107,9 @@ impl Flow {
         let Some(backend) = &work.backend else {
             return self.place(id);
         };
+        if work.attempts >= ATTEMPTS_MAX {
+            return;
+        }
         let container = backend.address.container.clone();
         let is_pure = work.question.is_some();
         if self.roster.is_alive(&container) && !is_pure {

@@ -48,6 +48,8 @@ use crate::{
 /// write everything twice.
 const OPEN_AFTER: Duration = Duration::from_millis(100);
 
+/// Largest result: a document of MongoDB holds 16 MiB at most.
+const RESULT_BYTES_MAX: usize = 8 << 20;
 /// A reply is of use for so long after the deadline: older frontends wait for longer than that, or
 /// for ever.
 const REPLY_GRACE: Duration = Duration::from_secs(1);
@@ -142,11 +144,11 @@ impl Flow {
         self.board(id, task, is_pure, due);
         match map {
             None => {
-                let known = maps.names().join(", ");
+                let (name, known) = (self.name_of(id), maps.names().join(", "));
                 self.fail(
                     id,
                     FailureCode::UnknownTask,
-                    format!("no service does this task; known are {known}"),
+                    format!("no service does the task `{name}`; known are {known}"),
                 );
             }
             Some(_) if due <= Instant::now() => {
@@ -270,6 +272,13 @@ impl Flow {
         }
     }
 
+    fn name_of(&self, id: RecordId) -> String {
+        let flight = self.in_flight.flights.get(&id);
+        flight
+            .map(|flight| flight.record.task.clone())
+            .unwrap_or_default()
+    }
+
     fn service_of(&self, id: RecordId) -> Option<String> {
         let flight = self.in_flight.flights.get(&id)?;
         Some(self.maps.borrow().get(&flight.record.task)?.service.clone())
@@ -361,10 +370,7 @@ impl Flow {
             return self.metrics.unused_result("late");
         };
         if let Ended::Failed(failure) = &result.ended
-            && matches!(
-                failure.code,
-                FailureCode::Overloaded | FailureCode::Draining
-            )
+            && failure.code == FailureCode::Overloaded
             && work
                 .backend
                 .as_ref()
@@ -381,6 +387,13 @@ impl Flow {
             return;
         };
         let outcome = match result.ended {
+            Ended::Final(text) | Ended::Raw(text) if text.len() > RESULT_BYTES_MAX => {
+                let size = text.len();
+                let detail = format!(
+                    "the result has {size} bytes, more than the {RESULT_BYTES_MAX} that can be recorded"
+                );
+                Err(Failure::new(FailureCode::TaskFailed, detail))
+            }
             Ended::Final(text) => Ok(text),
             Ended::Raw(text) => normalize_result(&first.record.task, text),
             Ended::Failed(failure) => Err(failure),
@@ -595,7 +608,7 @@ impl Flow {
 
     /// Answers a task that is not taken: it leaves no record (design, "Errors over HTTP").
     fn refuse(&mut self, task: &Task, failure: Failure) {
-        self.metrics.failed(failure.code.as_str());
+        self.metrics.refused(failure.code.as_str());
         let expires = Instant::now() + self.settings.usual_deadline;
         let to = task.from.clone();
         self.send_reply(task.request_id.clone(), to, Ended::Failed(failure), expires);

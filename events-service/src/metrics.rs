@@ -10,6 +10,7 @@ use prometheus_client::{
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Metrics {
     tasks: Family<Label, Counter>,
+    refused: Family<Label, Counter>,
     dispatches: Family<Label, Counter>,
     results: Family<Label, Counter>,
     dropped: Family<Label, Counter>,
@@ -34,6 +35,11 @@ impl Metrics {
             "tasks_ended",
             "Tasks that did not answer, by reason",
             metrics.tasks.clone(),
+        );
+        registry.register(
+            "tasks_refused",
+            "Tasks not taken, by reason",
+            metrics.refused.clone(),
         );
         registry.register(
             "tasks_taken",
@@ -85,6 +91,10 @@ impl Metrics {
 
     pub(crate) fn failed(&self, kind: &'static str) {
         self.tasks.get_or_create(&Label { kind }).inc();
+    }
+
+    pub(crate) fn refused(&self, kind: &'static str) {
+        self.refused.get_or_create(&Label { kind }).inc();
     }
 
     pub(crate) fn dispatched_again(&self, kind: &'static str) {

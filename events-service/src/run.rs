@@ -14,9 +14,9 @@ use futures_util::StreamExt;
 use shared::{
     bus::{BusError, Link, Message},
     contract::{Addressee, direct_channel},
-    discovery::{EVENTS_KEYWORD, Member},
+    discovery::{EVENTS_KEYWORD, Member, presence::Condition},
     node::{Hears, Node},
-    ops::{self, Ops, Readiness},
+    ops::{self, Check, Ops, Readiness},
     outbox::{Undelivered, outbox},
     placement::Placement,
     settings, shutdown, telemetry,
@@ -57,6 +57,17 @@ const UNDELIVERED_MAX: usize = 8_192;
 /// A draining events service ends when no task came for so long: by then every frontend of ours has
 /// heard that it drains.
 const QUIET: Duration = Duration::from_millis(500);
+/// After the drain, all that is queued is flushed within this time: together less than the grace
+/// that the stack file gives.
+const FLUSH_WITHIN: Duration = Duration::from_secs(3);
+
+/// How a stop goes.
+struct Draining {
+    condition: Arc<Condition>,
+    check: Check,
+    timeout: Duration,
+}
+
 /// Why an events service ended.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -164,6 +175,8 @@ pub async fn run(
         ending.clone(),
     ));
     let following = tokio::spawn(maps.follow(ending.clone()));
+    let serving_check = node.readiness.check("serving");
+    serving_check.pass();
     let running = node.start();
     let condition = node.condition.clone();
     let ops = Ops {
@@ -176,10 +189,15 @@ pub async fn run(
     let committing = tokio::spawn(commit.run());
     let looking = tokio::spawn(look_up(log.clone(), lookups_queue, found_sender));
 
-    serve(flow, inputs, &condition, settings.drain_timeout, stop).await;
+    let draining = Draining {
+        condition,
+        check: serving_check,
+        timeout: settings.drain_timeout,
+    };
+    serve(flow, inputs, &draining, stop).await;
 
     // The flow was the last to hold their senders: they finish what is queued and end.
-    let flush = settings.drain_timeout.max(Duration::from_secs(1));
+    let flush = Instant::now() + FLUSH_WITHIN;
     finish("replies", sending, flush).await;
     finish("audit log", committing, flush).await;
     finish("look-ups", looking, flush).await;
@@ -197,13 +215,8 @@ pub async fn run(
 
 /// The loop: wait for one kind of input, change state, act. After `stop` it goes on until nothing is
 /// in flight and no task has come for a while.
-async fn serve(
-    mut flow: Flow,
-    mut inputs: Inputs,
-    condition: &shared::discovery::presence::Condition,
-    drain_timeout: Duration,
-    stop: CancellationToken,
-) {
+async fn serve(mut flow: Flow, mut inputs: Inputs, draining: &Draining, stop: CancellationToken) {
+    let (condition, drain_timeout) = (&draining.condition, draining.timeout);
     let mut messages = Vec::with_capacity(BATCH_MAX);
     let mut letters = Vec::with_capacity(BATCH_MAX);
     let mut stopped_at: Option<Instant> = None;
@@ -231,7 +244,7 @@ async fn serve(
                     .members
                     .borrow_and_update()
                     .iter()
-                    .any(|member| member.matches(EVENTS_KEYWORD));
+                    .any(|member| member.matches(EVENTS_KEYWORD) && member.address != *flow.me.address());
                 if !is_alone {
                     // Another events service writes answers that we have not seen.
                     flow.log_may_hold_answers.store(true, Ordering::Relaxed);
@@ -247,6 +260,7 @@ async fn serve(
             () = stop.cancelled(), if stopped_at.is_none() => {
                 stopped_at = Some(Instant::now());
                 condition.drain();
+                draining.check.wait("stopping");
             }
             () = tokio::time::sleep(Duration::from_millis(20)), if stopped_at.is_some() => {}
         }
@@ -270,8 +284,8 @@ async fn serve(
     }
 }
 
-async fn finish(what: &str, task: JoinHandle<()>, limit: Duration) {
-    match tokio::time::timeout(limit, task).await {
+async fn finish(what: &str, task: JoinHandle<()>, until: Instant) {
+    match tokio::time::timeout_at(until, task).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => warn!(%error, what, "ended badly"),
         Err(_) => warn!(what, "not finished in time"),
@@ -313,7 +327,8 @@ async fn block_on(settings: Settings) -> anyhow::Result<()> {
     let stop = shutdown::on_signals().context("signals cannot be listened to")?;
     let listener = settings.ops.listen().await?;
     let maps = TaskMapsFile::open(settings.task_maps.clone())?;
-    let log = Arc::new(mongo_log(&settings.mongo)?);
+    let log = mongo_log(&settings.mongo).context("MONGOURI, MONGOPORT or MONGODATABASE")?;
+    let log = Arc::new(log);
     if settings.mongo.write_concern == Durability::Acknowledged {
         warn!(
             "WRITE_CONCERN=acknowledged: records of the last moments are lost with a crash of MongoDB"

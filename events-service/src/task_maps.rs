@@ -282,12 +282,18 @@ mod tests {
         let stop = CancellationToken::new();
         let following = tokio::spawn(file.follow(stop.clone()));
         std::fs::write(&path, r#"{"A": "three"}"#).unwrap();
-        tokio::time::timeout(LOOK_EVERY * 10, maps.changed()).await.unwrap().unwrap();
+        tokio::time::timeout(LOOK_EVERY * 10, maps.changed())
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!(maps.borrow_and_update().get("A").unwrap().service, "three");
         std::fs::write(&path, "not a map").unwrap();
         tokio::time::sleep(LOOK_EVERY * 2).await;
         std::fs::write(&path, r#"{"A": "fourth"}"#).unwrap();
-        tokio::time::timeout(LOOK_EVERY * 10, maps.changed()).await.unwrap().unwrap();
+        tokio::time::timeout(LOOK_EVERY * 10, maps.changed())
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!(maps.borrow_and_update().get("A").unwrap().service, "fourth");
         stop.cancel();
         following.await.unwrap();

@@ -6,7 +6,7 @@ use std::{collections::HashSet, fmt};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{self, MapAccess, SeqAccess, Visitor},
+    de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::value::RawValue;
 use shared::contract::{NUMBER, STRING, excerpt};
@@ -148,9 +148,15 @@ struct Property<'a> {
 
 fn properties(text: &str) -> Result<Vec<Property<'_>>, Refused> {
     let parsed: Result<Properties<'_>, _> = serde_json::from_str(text);
-    parsed
-        .map(|properties| properties.0)
-        .map_err(|error| json_refused(&error))
+    parsed.map(|properties| properties.0).map_err(|error| {
+        let refused = json_refused(&error);
+        match refused.fault {
+            // The grammar comes first: `[` is no array either.
+            Fault::NotAnObject => serde_json::from_str::<IgnoredAny>(text)
+                .map_or_else(|error| json_refused(&error), |_| refused),
+            _ => refused,
+        }
+    })
 }
 
 /// The properties of an object in the order of the document. Values are not descended into.

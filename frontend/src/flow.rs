@@ -14,8 +14,8 @@ use shared::{
     bus::{Link, Message},
     clock::Clock,
     contract::{
-        Address, Addressee, ConsumingMessage, Ended, Failure, FailureCode, Rejected, RequestId,
-        Task, excerpt, normalize_result,
+        Address, Addressee, ConsumingMessage, ContainerId, Ended, Failure, FailureCode, Rejected,
+        RequestId, Task, excerpt, normalize_result,
     },
     discovery::{EVENTS_KEYWORD, Member, Roster},
     outbox::{Letter, Outbox, Undelivered},
@@ -52,6 +52,13 @@ pub(crate) struct Asked {
     pub(crate) patience: Duration,
 }
 
+/// A letter of ours: which task was offered to whom.
+#[derive(Debug, Clone)]
+pub(crate) struct Offer {
+    request_id: RequestId,
+    to: ContainerId,
+}
+
 /// What every request of the frontend shares.
 pub(crate) struct Flow {
     pub(crate) me: Addressee,
@@ -60,7 +67,7 @@ pub(crate) struct Flow {
     pub(crate) roster: Arc<Roster>,
     /// Short sections, no await inside.
     pub(crate) placement: Mutex<Placement>,
-    pub(crate) outbox: Outbox<RequestId>,
+    pub(crate) outbox: Outbox<Offer>,
     pub(crate) link: watch::Receiver<Link>,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -135,7 +142,10 @@ impl Flow {
             payload: task.encode().into(),
             expires: due,
             has_alternatives: true,
-            tag: task.request_id.clone(),
+            tag: Offer {
+                request_id: task.request_id.clone(),
+                to: task.to.container.clone(),
+            },
         };
         self.outbox.send(letter).map_err(|_| {
             Failure::new(
@@ -213,10 +223,13 @@ impl Flow {
     // When a task got lost on its way.
 
     /// A letter did not arrive.
-    pub(crate) fn undelivered(&self, request_id: &RequestId, why: Undelivered) {
+    pub(crate) fn undelivered(&self, offer: &Offer, why: Undelivered) {
         match why {
             Undelivered::NobodyThere => {
-                if let Some(task) = self.pending.task(request_id) {
+                // It may have been offered elsewhere already, when the container was seen to go.
+                if let Some(task) = self.pending.task(&offer.request_id)
+                    && task.to.container == offer.to
+                {
                     self.offer_elsewhere(&task);
                 }
             }
@@ -224,7 +237,7 @@ impl Flow {
             Undelivered::Expired => {
                 let detail = "the bus (Redis) did not take the task before the deadline";
                 self.fail(
-                    request_id,
+                    &offer.request_id,
                     Failure::new(FailureCode::BusUnavailable, detail),
                 );
             }

@@ -16,7 +16,7 @@ use axum::{Router, body::Body};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     time::Instant,
@@ -38,12 +38,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// A connection that was told to close is given so long to do it.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 /// What a connection over the limit is told.
-const TOO_MANY_CONNECTIONS: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
-    content-type: application/problem+json\r\nretry-after: 1\r\nconnection: close\r\n\
-    content-length: 239\r\n\r\n\
-    {\"type\":\"urn:roundtrip:problem:too_many_connections\",\"title\":\"The task cannot be done at present\",\
+const TOO_MANY_CONNECTIONS: &str = "{\"type\":\"urn:roundtrip:problem:too_many_connections\",\"title\":\"The task cannot be done at present\",\
     \"status\":503,\"detail\":\"no more connections are taken at present\",\"code\":\"too_many_connections\",\
-    \"retryable\":true,\"message\":\"FAIL\"}\n";
+    \"retryable\":true,\"message\":\"FAIL\"}";
+/// Connections that are being told so at once; those beyond are just closed.
+const REFUSALS_MAX: usize = 64;
 
 /// Serves connections until `stop`, then lets each finish its request, for at most `drain_timeout`.
 pub(crate) async fn serve(
@@ -55,6 +54,7 @@ pub(crate) async fn serve(
     stop: CancellationToken,
 ) {
     let places = Arc::new(Semaphore::new(limits.connections_max));
+    let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
     let connections = TaskTracker::new();
     let server = Arc::new(Server {
         limits,
@@ -78,9 +78,13 @@ pub(crate) async fn serve(
         };
         let Ok(place) = places.clone().try_acquire_owned() else {
             server.metrics.connections_refused.inc();
-            // Into an empty socket buffer: it is taken at once, or the client has gone.
-            if let Err(error) = stream.try_write(TOO_MANY_CONNECTIONS) {
-                debug!(%error, "refusal not written");
+            if let Ok(refusal) = refusals.clone().try_acquire_owned() {
+                let refusing = tokio::time::timeout(CLOSE_WITHIN, refuse(stream));
+                connections.spawn(async move {
+                    let outcome = refusing.await;
+                    debug!(?outcome, "connection refused");
+                    drop(refusal);
+                });
             }
             continue;
         };
@@ -105,6 +109,22 @@ pub(crate) async fn serve(
             "drain timeout, connections are cut"
         );
     }
+}
+
+/// Tells a client that there is no place for it. What it has sent is read first: a connection closed
+/// with unread bytes is reset, and the answer lost.
+async fn refuse(mut stream: TcpStream) -> io::Result<()> {
+    let mut request = [0; 4096];
+    let read = stream.read(&mut request).await?;
+    debug!(read, "unread request");
+    let length = TOO_MANY_CONNECTIONS.len();
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n\
+         retry-after: 1\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n\
+         {TOO_MANY_CONNECTIONS}"
+    );
+    stream.write_all(answer.as_bytes()).await?;
+    stream.shutdown().await
 }
 
 struct Server {

@@ -26,6 +26,8 @@ pub(crate) enum Problem {
     BodyTimeout(Duration),
     /// The connection broke before the body was whole.
     BodyBroken(String),
+    /// The path cannot be read.
+    BadPath(String),
     /// A header that we read has a value we do not take.
     BadHeader(String),
     /// Too many requests in flight.
@@ -71,6 +73,7 @@ impl Problem {
             Self::BodyTooLarge { .. } => "body_too_large",
             Self::BodyTimeout(_) => "body_timeout",
             Self::BodyBroken(_) => "body_broken",
+            Self::BadPath(_) => "bad_path",
             Self::BadHeader(_) => "bad_header",
             Self::TooManyInFlight { .. } => "too_many_in_flight",
             Self::Failed(failure) => failure.code.as_str(),
@@ -94,7 +97,7 @@ impl Problem {
                 | Fault::NamesDisagree
                 | Fault::NumberOutOfRange => StatusCode::UNPROCESSABLE_ENTITY,
             },
-            Self::BodyBroken(_) | Self::BadHeader(_) => StatusCode::BAD_REQUEST,
+            Self::BodyBroken(_) | Self::BadPath(_) | Self::BadHeader(_) => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::TooManyInFlight { .. } => StatusCode::TOO_MANY_REQUESTS,
@@ -112,7 +115,6 @@ impl Problem {
                 | FailureCode::NoBackend
                 | FailureCode::BusUnavailable
                 | FailureCode::AuditUnavailable
-                | FailureCode::Draining
                 | FailureCode::Abandoned => StatusCode::SERVICE_UNAVAILABLE,
                 FailureCode::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
             },
@@ -144,7 +146,7 @@ impl Problem {
             }
             Self::BodyTimeout(limit) => format!("the body did not arrive within {limit:?}"),
             Self::BodyBroken(why) => format!("the body broke off: {why}"),
-            Self::BadHeader(why) => why.clone(),
+            Self::BadPath(why) | Self::BadHeader(why) => why.clone(),
             Self::TooManyInFlight { in_flight_max } => {
                 format!("{in_flight_max} requests are in flight, which is the most that are taken")
             }
@@ -162,6 +164,7 @@ impl Problem {
             Self::TooManyInFlight { .. } | Self::BodyTimeout(_) | Self::BodyBroken(_) => true,
             Self::Refused(_)
             | Self::BodyTooLarge { .. }
+            | Self::BadPath(_)
             | Self::BadHeader(_)
             | Self::NotFound { .. }
             | Self::MethodNotAllowed => false,

@@ -11,7 +11,7 @@ use std::{
 use axum::{
     Extension, Router,
     body::{Body, Bytes},
-    extract::{Path, Request, State},
+    extract::{Path, Request, State, rejection::PathRejection},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -19,8 +19,7 @@ use axum::{
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Serialize;
 use shared::{
-    contract::{Failure, FailureCode, RequestId, excerpt},
-    discovery::presence::Condition,
+    contract::{RequestId, excerpt},
     ops::{self, Ops},
 };
 
@@ -43,7 +42,6 @@ pub(crate) struct App {
     pub(crate) flow: Arc<Flow>,
     pub(crate) limits: RequestLimits,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) condition: Arc<Condition>,
 }
 
 /// The ids of a request.
@@ -79,11 +77,14 @@ async fn task(
 
 async fn named_task(
     State(app): State<Arc<App>>,
-    Path(named): Path<(String, String)>,
+    named: Result<Path<(String, String)>, PathRejection>,
     Extension(ids): Extension<RequestIds>,
     request: Request,
 ) -> Response {
-    app.answer(ids, Some(named), request).await
+    match named {
+        Ok(Path(named)) => app.answer(ids, Some(named), request).await,
+        Err(rejection) => Problem::BadPath(rejection.body_text()).into_response(ids.shown()),
+    }
 }
 
 async fn not_found(Extension(ids): Extension<RequestIds>, request: Request) -> Response {
@@ -137,10 +138,6 @@ impl App {
         request: Request,
     ) -> Result<String, Problem> {
         let in_flight_max = self.limits.in_flight_max;
-        if self.condition.is_draining() {
-            let detail = "this frontend is stopping";
-            return Err(Failure::new(FailureCode::Draining, detail).into());
-        }
         if self.metrics.in_flight() > in_flight_max {
             return Err(Problem::TooManyInFlight { in_flight_max });
         }
@@ -221,7 +218,8 @@ impl RequestIdSource {
     }
 }
 
-/// A caller's id, if it is of 1 to 128 visible ASCII characters.
+/// A caller's id, if it is of 1 to 128 characters that ids are made of: it is shown in logs, pages
+/// and command lines.
 fn sane(value: &HeaderValue) -> Option<String> {
     let bytes = value.as_bytes();
     let is_sane =

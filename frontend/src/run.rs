@@ -62,9 +62,9 @@ pub async fn run(
         node.roster.clone(),
         &node.channels.event,
         &mut node.registry,
-        move |request_id, why| {
+        move |offer, why| {
             if let Some(flow) = reporter.get().and_then(Weak::upgrade) {
-                flow.undelivered(&request_id, why);
+                flow.undelivered(&offer, why);
             }
         },
     );
@@ -95,7 +95,6 @@ pub async fn run(
         flow: flow.clone(),
         limits: limits.requests,
         metrics: metrics.clone(),
-        condition: condition.clone(),
     });
     let router = routes(app, ops);
 
@@ -117,10 +116,10 @@ pub async fn run(
         () = async {
             stop.cancelled().await;
             draining.wait("stopping");
+            condition.drain();
             std::future::pending::<()>().await;
         } => {}
     }
-    condition.drain();
     sending.abort();
     watching.abort();
     running.leave().await;

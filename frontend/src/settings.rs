@@ -53,7 +53,7 @@ pub struct HttpArgs {
     #[arg(long, env = "DEADLINE_MS", default_value = "5000", value_parser = millis(1..=600_000))]
     pub deadline_ms: Duration,
     /// Largest body that is taken, in bytes
-    #[arg(long, env = "BODY_BYTES_MAX", default_value = "1048576", value_parser = whole(1..=16_777_216))]
+    #[arg(long, env = "BODY_BYTES_MAX", default_value = "1048576", value_parser = whole(1..=8_388_608))]
     pub body_bytes_max: u64,
     /// How long the head of a request may take to arrive, in ms
     #[arg(long, env = "HEADER_TIMEOUT_MS", default_value = "10000", value_parser = millis(1..=600_000))]

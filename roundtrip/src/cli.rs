@@ -131,8 +131,15 @@ pub(crate) struct Audit {
 #[derive(Debug, Subcommand)]
 pub(crate) enum AuditCommand {
     /// List records, newest first
+    #[command(after_help = "\
+Examples:
+  roundtrip audit list --status failed --limit 100
+  roundtrip audit list --request 4bf92f3577b34da6 -o json")]
     List(List),
     /// Show one record with everything that is known of it
+    #[command(after_help = "\
+Example:
+  roundtrip audit show 6740a1b2c3d4e5f601234567")]
     Show(Show),
 }
 

@@ -183,6 +183,8 @@ impl Roster {
                 .collect();
             for (id, entry) in entries.iter_mut() {
                 entry.listed = listed.remove(id);
+                // An older one announces nothing: that it is still listed is what is heard of it.
+                entry.is_suspect &= entry.present.is_some();
             }
             for (id, new) in listed {
                 entries.insert(

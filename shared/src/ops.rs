@@ -55,17 +55,13 @@ impl Readiness {
 
     /// Whether every dependency holds.
     pub fn is_ready(&self) -> bool {
-        let is_ready = self.shared.checks().values().all(Option::is_none);
-        if is_ready {
-            self.shared.was_ready.store(true, Ordering::Relaxed);
-        }
-        is_ready
+        self.shared.checks().values().all(Option::is_none)
     }
 
     /// Whether it has been ready: a service that has lost a dependency waits for it to come back,
     /// and it is of no use to replace its container for that.
     pub fn is_healthy(&self) -> bool {
-        self.is_ready() || self.shared.was_ready.load(Ordering::Relaxed)
+        self.shared.was_ready.load(Ordering::Relaxed)
     }
 }
 
@@ -99,7 +95,11 @@ impl Check {
     }
 
     fn set(&self, state: Option<String>) {
-        self.shared.checks().insert(self.name, state);
+        let mut checks = self.shared.checks();
+        checks.insert(self.name, state);
+        if checks.values().all(Option::is_none) {
+            self.shared.was_ready.store(true, Ordering::Relaxed);
+        }
     }
 }
 

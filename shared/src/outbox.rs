@@ -243,7 +243,9 @@ impl<T, F: FnMut(T, Undelivered)> Postman<T, F> {
                 }
                 Ok(0) => {
                     outcomes.nobody.inc();
-                    self.roster.suspect(&letter.to.container);
+                    if is_direct {
+                        self.roster.suspect(&letter.to.container);
+                    }
                     (self.on_undelivered)(letter.tag, Undelivered::NobodyThere);
                 }
                 Ok(_) if is_direct => {

@@ -97,7 +97,9 @@ impl Placement {
         }
         let members = self.members.borrow();
         let matching = members.iter().filter(|member| member.matches(keyword));
-        let own = |member: &&Member| self.own_stack.as_deref() == member.stack.as_deref();
+        let own = |member: &&Member| {
+            self.own_stack.is_some() && self.own_stack.as_deref() == member.stack.as_deref()
+        };
         let of_own_stack: Vec<Member> = matching.clone().filter(own).cloned().collect();
         let found: Arc<[Member]> = if of_own_stack.is_empty() {
             matching.cloned().collect()

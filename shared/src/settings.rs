@@ -109,7 +109,24 @@ fn with_files(
             source,
         })?;
         let value = OsStr::from(content.trim_end_matches(['\r', '\n']).to_owned());
-        command = command.mut_arg(id, |arg| arg.default_value(value));
+        // Often a secret, which `--help` must not show.
+        command = command.mut_arg(id, |arg| arg.default_value(value).hide_default_value(true));
+    }
+    let commands: Vec<String> = command
+        .get_subcommands()
+        .map(|sub| sub.get_name().to_owned())
+        .collect();
+    for name in commands {
+        let mut failed = None;
+        command = command.mut_subcommand(name, |sub| {
+            with_files(sub.clone(), variable).unwrap_or_else(|error| {
+                failed = Some(error);
+                sub
+            })
+        });
+        if let Some(error) = failed {
+            return Err(error);
+        }
     }
     Ok(command)
 }

@@ -30,8 +30,8 @@ pub fn on_signals() -> std::io::Result<CancellationToken> {
                 warn!(signal = name, "second signal, ending at once");
                 std::process::exit(INSISTED);
             }
-            info!(signal = name, "stopping: finishing what is in flight");
             stopping.cancel();
+            info!(signal = name, "stopping: finishing what is in flight");
         }
     });
     Ok(stop)

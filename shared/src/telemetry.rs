@@ -26,6 +26,8 @@ pub fn init(filter: &str, format: LogFormat) -> Result<(), String> {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // A closed stderr would be reported to stderr, by a panic.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());
     let outcome = match format {
         LogFormat::Text => log.with_target(false).try_init(),

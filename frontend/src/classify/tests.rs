@@ -74,6 +74,8 @@ fn what_is_no_task_is_refused_for_its_reason() {
         assert_eq!(fault(body), wanted, "{}", String::from_utf8_lossy(body));
     }
     let deep = "[".repeat(10_000);
+    assert_eq!(fault(deep.as_bytes()), Fault::MalformedJson);
+    let deep = deep + &"]".repeat(10_000);
     assert_eq!(fault(deep.as_bytes()), Fault::NotAnObject);
     let deep = format!(
         r#"{{"a1": {}{}, "a2": 1}}"#,

@@ -47,6 +47,8 @@ const RECONNECT_MS: (u32, u32) = (50, 2_000);
 const BROADCAST_CAPACITY: usize = 8_192;
 /// Commands that wait in fred. Only batches are sent and each awaits its answer, so few ever wait.
 const COMMAND_BUFFER_MAX: usize = 16_384;
+/// A server that is there is connected to in this time.
+const START_GRACE: Duration = Duration::from_millis(20);
 /// How long Redis may take to say goodbye.
 const QUIT_TIMEOUT: Duration = Duration::from_millis(300);
 /// How often the subscription is probed.
@@ -303,7 +305,9 @@ async fn watch_over(bus: RedisBus, at: String, heard_probes: Arc<AtomicU64>) {
     let mut reconnects = bus.subscriber.reconnect_rx();
     let mut changed = bus.link.subscribe();
     let mut probes_unheard = 0;
-    let mut was_up = false;
+    // At the first failure it says what it waits for; at the start it is given a moment.
+    let mut was_up = true;
+    tokio::time::sleep(START_GRACE).await;
     loop {
         let is_up = if bus.link.borrow().is_up {
             is_heard(&bus, &probe_channel, &heard_probes, &mut probes_unheard).await

@@ -49,8 +49,6 @@ failure_codes! {
     BusUnavailable = "bus_unavailable",
     /// The audit log cannot be written.
     AuditUnavailable = "audit_unavailable",
-    /// The service is stopping.
-    Draining = "draining",
     /// The deadline has passed.
     DeadlineExceeded = "deadline_exceeded",
     /// The services that held the task died before it ended.
@@ -63,7 +61,7 @@ impl FailureCode {
         use FailureCode::*;
         match self {
             Overloaded | NoEventsService | NoBackend | BusUnavailable | AuditUnavailable
-            | Draining | DeadlineExceeded | Abandoned => true,
+            | DeadlineExceeded | Abandoned => true,
             DivisionByZero | ResultNotFinite | BadOperands | UnknownTask | TaskFailed
             | TaskPanicked => false,
         }

@@ -231,7 +231,8 @@ impl Discovery for PresenceDiscovery {
                         next = next.min(Instant::now() + within);
                     }
                 }
-                () = tokio::time::sleep_until(next) => {
+                // Not before we hear what an announcement brings us.
+                () = tokio::time::sleep_until(next), if link.borrow().is_up => {
                     self.announce(false).await;
                     let jitter = rand::rng().random_range(0.9..1.1);
                     next = Instant::now() + ANNOUNCE_EVERY.mul_f64(jitter);
