@@ -67,6 +67,8 @@ pub struct Listed {
     pub image: Option<Arc<str>>,
     /// Its label `com.docker.stack.namespace`.
     pub stack: Option<Arc<str>>,
+    /// It has a health check, which has not said yet that it is up.
+    pub is_starting: bool,
 }
 
 /// What a container of ours says of itself.
@@ -101,6 +103,8 @@ impl Entry {
         }
         match (&self.listed, &self.present) {
             (_, Some((present, _))) if present.is_draining => None,
+            // A message to it would be lost: it does not listen yet. One of ours says when it does.
+            (Some(listed), None) if listed.is_starting => None,
             (Some(listed), present) => Some(Member {
                 address: listed.address.clone(),
                 image: listed.image.clone(),

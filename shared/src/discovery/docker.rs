@@ -20,6 +20,9 @@ use crate::{contract::Address, ops::Check};
 const SERVICE_LABEL: &str = "com.docker.swarm.service.name";
 /// The label that holds a container's stack.
 const STACK_LABEL: &str = "com.docker.stack.namespace";
+/// How the status of a container ends whose health check has not passed yet; of one without a health
+/// check nothing of the kind is said.
+const STARTING: &str = "(health: starting)";
 /// How often the full list is read: an event that was missed is healed after so long.
 const LIST_EVERY: Duration = Duration::from_secs(30);
 /// Several containers start together: one list for all of them.
@@ -100,6 +103,9 @@ impl Engine {
                 address: Address::new(&container.id?, labels.get(SERVICE_LABEL)?).ok()?,
                 image: container.image.map(Into::into),
                 stack: labels.get(STACK_LABEL).map(|stack| stack.as_str().into()),
+                is_starting: container
+                    .status
+                    .is_some_and(|status| status.ends_with(STARTING)),
             })
         });
         Ok(listed.collect())
@@ -127,7 +133,7 @@ impl DockerDiscovery {
         let docker = self.engine.connect().await?;
         let filters = HashMap::from([
             ("type", vec!["container"]),
-            ("event", vec!["start", "die"]),
+            ("event", vec!["start", "die", "health_status"]),
             ("label", vec![SERVICE_LABEL]),
         ]);
         let options = EventsOptionsBuilder::default()

@@ -11,6 +11,7 @@ fn listed(id: &str) -> Listed {
         address: address(id),
         image: Some("old".into()),
         stack: Some("s".into()),
+        is_starting: false,
     }
 }
 
@@ -55,6 +56,21 @@ async fn what_both_know_is_one_member_with_the_image_of_the_engine() {
     assert_eq!(members.len(), 1);
     assert_eq!(members[0].image.as_deref(), Some("old"));
     assert_eq!(members[0].stack.as_deref(), Some("s"));
+}
+
+#[tokio::test]
+async fn a_container_whose_health_check_has_not_passed_gets_nothing_unless_it_speaks() {
+    let roster = Roster::default();
+    let starting = |id| Listed {
+        is_starting: true,
+        ..listed(id)
+    };
+    roster.list(vec![starting("old"), starting("ours")]);
+    assert_eq!(ids(&roster), [""; 0]);
+    roster.present(present("ours"));
+    assert_eq!(ids(&roster), ["ours"]);
+    roster.list(vec![listed("old"), starting("ours")]);
+    assert_eq!(ids(&roster), ["old", "ours"]);
 }
 
 #[tokio::test]

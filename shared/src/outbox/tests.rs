@@ -63,6 +63,7 @@ impl Set {
             address,
             image: None,
             stack: None,
+            is_starting: false,
         }]);
     }
 
