@@ -80,7 +80,7 @@ impl Stage {
             .await
             .unwrap();
         // By then it has read its log and announced itself.
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
         Self {
             bus,
             log,
@@ -185,7 +185,7 @@ impl Stage {
         let condition = Arc::new(Condition::default());
         let discovery = PresenceDiscovery::new(self.bus.clone(), announcer, condition);
         tokio::spawn(Box::new(discovery).run(Arc::default(), CancellationToken::new()));
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
         address
     }
 }

@@ -40,6 +40,11 @@ const _: () = assert!(ANNOUNCE_EVERY.as_millis() * 3 < SILENT_AFTER.as_millis())
 /// Upon a newcomer, everyone announces itself within this time, so that it need not wait.
 const WELCOME_WITHIN: Duration = Duration::from_millis(100);
 
+/// A newcomer takes nothing until everyone has had the time to welcome it: an events service that
+/// knows no backend yet would fail what it is given.
+const SETTLE: Duration = Duration::from_millis(250);
+const _: () = assert!(WELCOME_WITHIN.as_millis() * 2 <= SETTLE.as_millis());
+
 /// The presence channel beside one of the contract's two channels.
 pub fn presence_channel(channel: &str) -> String {
     format!("{channel}:presence")
@@ -90,6 +95,17 @@ struct Announcement {
     in_flight: u64,
 }
 
+/// What a service announces itself as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// There, and not to be given anything yet.
+    Settling,
+    /// There; whether it drains, its condition says.
+    There,
+    /// Gone.
+    Gone,
+}
+
 /// Who announces itself, and where.
 #[derive(Debug, Clone)]
 pub struct Announcer {
@@ -122,15 +138,15 @@ impl PresenceDiscovery {
         }
     }
 
-    async fn announce(&self, gone: bool) {
+    async fn announce(&self, state: State) {
         let announcement = Announcement {
             presence: 1,
             container_id: self.announcer.address.container.to_string(),
             service: self.announcer.address.service.to_string(),
             image: self.announcer.image.clone(),
             stack: self.announcer.stack.clone(),
-            draining: self.condition.is_draining(),
-            gone,
+            draining: state == State::Settling || self.condition.is_draining(),
+            gone: state == State::Gone,
             in_flight: self.condition.in_flight.load(Ordering::Relaxed),
         };
         let payload = match serde_json::to_vec(&announcement) {
@@ -210,6 +226,7 @@ impl Discovery for PresenceDiscovery {
         let mut link = self.bus.link();
         let mut up_since = Instant::now();
         let mut next = Instant::now();
+        let (mut state, mut settled_at) = (State::Settling, None);
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -233,16 +250,27 @@ impl Discovery for PresenceDiscovery {
                 }
                 // Not before we hear what an announcement brings us.
                 () = tokio::time::sleep_until(next), if link.borrow().is_up => {
-                    self.announce(false).await;
+                    self.announce(state).await;
+                    if state == State::Settling {
+                        let settled = *settled_at.get_or_insert_with(|| Instant::now() + SETTLE);
+                        if Instant::now() < settled {
+                            next = settled;
+                            continue;
+                        }
+                        state = State::There;
+                        self.announce(state).await;
+                    }
                     let jitter = rand::rng().random_range(0.9..1.1);
                     next = Instant::now() + ANNOUNCE_EVERY.mul_f64(jitter);
-                    let silent_since = Instant::now() - SILENT_AFTER;
-                    if link.borrow().is_up && up_since < silent_since {
+                    if let Some(silent_since) = Instant::now().checked_sub(SILENT_AFTER)
+                        && link.borrow().is_up
+                        && up_since < silent_since
+                    {
                         roster.silence(silent_since);
                     }
                 }
             }
         }
-        self.announce(true).await;
+        self.announce(State::Gone).await;
     }
 }
