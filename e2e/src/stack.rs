@@ -1,6 +1,7 @@
 //! Our services as a stack on the real swarm, and a caller inside its network.
 
 use std::{
+    fmt,
     fs::File,
     net::SocketAddr,
     path::Path,
@@ -77,7 +78,25 @@ impl<'c> Stack<'c> {
             .map(|(name, value)| (*name, value.as_str()));
         docker_with(arguments, &variables).await?;
         stack.answers().await?;
+        stack.healthy().await?;
         Ok(stack)
+    }
+
+    /// Waits until all of its containers are healthy: before that, the network's names do not lead
+    /// to them.
+    async fn healthy(&self) -> Result<()> {
+        let filter = format!("name={}", self.service(""));
+        let command = ["service", "ls", "--format", "{{.Name}} {{.Replicas}}"];
+        until_true("every container to be healthy", DEPLOYED, async || {
+            let services = docker(command.into_iter().chain(["--filter", &filter])).await?;
+            for service in services.lines() {
+                let replicas = service.split_whitespace().nth(1);
+                let both = replicas.and_then(|replicas| replicas.split_once('/'));
+                ensure!(both.is_some_and(|(is, wanted)| is == wanted), "{service}");
+            }
+            Ok(!services.is_empty())
+        })
+        .await
     }
 
     /// Where the published port is.
@@ -298,6 +317,37 @@ async fn finish(mut caller: Child) -> Result<Calls> {
 #[derive(Debug)]
 pub struct Calls(Value);
 
+impl fmt::Display for Calls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = |field: &str| self.0[field].as_u64().unwrap_or_default();
+        let several = count("right") + count("wrongCount") + count("brokenCount") + count("hung");
+        let problems: u64 = self.0["problems"]
+            .as_object()
+            .into_iter()
+            .flat_map(serde_json::Map::values)
+            .filter_map(Value::as_u64)
+            .sum();
+        write!(
+            f,
+            "{} requests, {} right, {} wrong, problems {}, {} broken, {} hung, longest {} ms, \
+             {} connections to another address",
+            several + problems,
+            count("right"),
+            count("wrongCount"),
+            self.0["problems"],
+            count("brokenCount"),
+            count("hung"),
+            count("longestMs"),
+            count("staleAddresses"),
+        )?;
+        let lines = |field: &str| self.0[field].as_array().cloned().unwrap_or_default();
+        for line in lines("wrong").iter().chain(&lines("broken")).take(5) {
+            write!(f, "\n  {line}")?;
+        }
+        Ok(())
+    }
+}
+
 impl Calls {
     /// Checks that every request got the right answer.
     ///
@@ -308,7 +358,7 @@ impl Calls {
         let none = self.0["problems"]
             .as_object()
             .is_some_and(serde_json::Map::is_empty);
-        ensure!(none, "not all answers are right: {}", self.0);
+        ensure!(none, "not all answers are right: {self}");
         Ok(())
     }
 
@@ -319,15 +369,14 @@ impl Calls {
     /// When one did not.
     pub fn ensure_right_or_clear(&self, limit: Duration) -> Result<()> {
         let count = |field: &str| self.0[field].as_u64().unwrap_or(u64::MAX);
-        ensure!(count("right") > 0, "not one answer was right: {}", self.0);
+        ensure!(count("right") > 0, "not one answer was right: {self}");
         for field in ["wrongCount", "brokenCount", "hung"] {
-            ensure!(count(field) == 0, "{field}: {}", self.0);
+            ensure!(count(field) == 0, "{field}: {self}");
         }
         let longest = Duration::from_millis(count("longestMs"));
         ensure!(
             longest <= limit,
-            "an answer took longer than {limit:?}: {}",
-            self.0
+            "an answer took longer than {limit:?}: {self}"
         );
         Ok(())
     }

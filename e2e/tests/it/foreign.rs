@@ -27,8 +27,16 @@ async fn deployment<'c>(case: &'c Case, parts: &[(Maker, Role, usize)]) -> Resul
     Ok(containers)
 }
 
-/// Asks every frontend everything, several times over, so that each container has its share.
+/// Asks every frontend everything.
 async fn ask_everything(containers: &Containers<'_>, expect: Expect) -> Result<()> {
+    ask_questions(containers, expect, awkward()).await
+}
+
+async fn ask_questions(
+    containers: &Containers<'_>,
+    expect: Expect,
+    questions: Vec<Question>,
+) -> Result<()> {
     for address in containers.addresses() {
         http::get(address, "/")
             .await?
@@ -51,11 +59,11 @@ async fn ask_everything(containers: &Containers<'_>, expect: Expect) -> Result<(
                 }
             }
         }
-        for question in awkward() {
+        for question in &questions {
             let answer = http::task(address, question.body.clone())
                 .await
                 .with_context(|| question.body.clone())?;
-            ensure_same(&question, &answer, expect)?;
+            ensure_same(question, &answer, expect)?;
         }
     }
     containers.ensure_all_running().await
@@ -326,7 +334,10 @@ fn every_position_mixed_at_once() {
             (Maker::Ours, Role::Frontend, 1),
         ];
         let containers = deployment(case, &parts).await?;
-        ask_everything(&containers, Expect::AnyDialect).await
+        // Go writes DEL as `\x7f`, which NodeJS cannot read.
+        let questions = awkward().into_iter();
+        let questions = questions.filter(|question| !question.result.contains('\x7f'));
+        ask_questions(&containers, Expect::AnyDialect, questions.collect()).await
     });
 }
 

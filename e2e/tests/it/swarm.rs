@@ -4,7 +4,7 @@
 //! with `e2e/docker-stack-test.yaml`, and callers that must not fail sit inside the network and
 //! ask for `tasks.<service>`, as a load balancer would.
 
-use std::time::Duration;
+use std::{fmt::Display, time::Duration};
 
 use anyhow::{Result, ensure};
 use e2e::{
@@ -63,6 +63,7 @@ fn every_service_is_swapped_without_a_failed_request() {
             let calls = inside
                 .ask_while(first, 6, async || stack.swap(service).await)
                 .await?;
+            report(&format!("{service}: update to another image"), &calls);
             calls.ensure_all_right()?;
             first += 1_000_000;
         }
@@ -83,6 +84,7 @@ fn backends_scale_from_3_to_10_to_1_without_a_failed_request() {
                 left(&stack, "backend", 1).await
             })
             .await?;
+        report("backend: scale 3, 10, 1", &calls);
         calls.ensure_all_right()?;
         http::task(stack.http(), FIVE[0].0)
             .await?
@@ -102,6 +104,7 @@ fn events_services_scale_from_1_to_3_to_1_without_a_failed_request() {
                 left(&stack, "events-service", 1).await
             })
             .await?;
+        report("events-service: scale 1, 3, 1", &calls);
         calls.ensure_all_right()?;
         http::task(stack.http(), FIVE[0].0)
             .await?
@@ -141,6 +144,7 @@ fn scaled_to_0_it_says_so_at_once_and_back_it_answers() {
                 progress.wait_for_right(50).await
             })
             .await?;
+            report(&format!("{service}: scale to 0 and back"), &tally);
             tally.ensure_right_or_clear(ANSWERED)?;
             body += 1_000_000;
         }
@@ -158,6 +162,10 @@ fn a_frontend_swapped_on_its_port_is_refused_or_right_and_never_wrong() {
             progress.wait_for_right(50).await
         })
         .await?;
+        report(
+            "frontend: update on its host port, the old one first",
+            &tally,
+        );
         // The port is nobody's for a moment, so connections may fail, but no answer may be wrong.
         ensure!(tally.wrong.is_empty() && tally.hung == 0, "{tally}");
         ensure!(tally.longest <= ANSWERED, "{tally}");
@@ -172,4 +180,11 @@ async fn left(stack: &Stack<'_>, service: &str, count: usize) -> Result<()> {
         Ok(true)
     })
     .await
+}
+
+/// One line per scenario: these are the outcomes in the README (`--show-output` prints them also
+/// when the test succeeds).
+#[expect(clippy::print_stdout, reason = "the runner keeps it with the test")]
+fn report(scenario: &str, outcome: &impl Display) {
+    println!("{scenario}: {outcome}");
 }
