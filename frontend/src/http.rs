@@ -5,6 +5,7 @@
 //! timer beside it, which costs a request nothing, closes it when that has lasted for too long.
 
 use std::{
+    future::{Future, poll_fn},
     io,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -64,6 +65,8 @@ pub(crate) async fn serve(
     });
     loop {
         let accepted = tokio::select! {
+            // First those who had connected when we were told to stop: closing would reset them.
+            biased;
             accepted = listener.accept() => accepted,
             () = server.stop.cancelled() => break,
         };
@@ -160,6 +163,8 @@ impl Server {
         let mut look_at = Instant::now() + self.limits.header_timeout.min(self.limits.idle_timeout);
         loop {
             tokio::select! {
+                // What has arrived is read before we stop.
+                biased;
                 ended = serving.as_mut() => {
                     if let Err(error) = ended {
                         debug!(%error, "connection ended");
@@ -175,6 +180,15 @@ impl Server {
                     None => look_at = Instant::now() + self.limits.header_timeout,
                 },
                 () = self.stop.cancelled() => {
+                    // hyper would close a connection on which nothing has arrived yet, and reset the
+                    // request that is on its way.
+                    let begun = poll_fn(|context| match serving.as_mut().poll(context) {
+                        Poll::Pending if activity.is_new() => Poll::Pending,
+                        polled => Poll::Ready(polled.is_ready()),
+                    });
+                    if let Ok(true) = tokio::time::timeout(CLOSE_WITHIN, begun).await {
+                        return;
+                    }
                     serving.as_mut().graceful_shutdown();
                     // Half a head will not become a request any more; a request that was read is
                     // answered. `serve` bounds the whole.
@@ -197,6 +211,8 @@ impl Server {
 /// What a connection is at.
 #[derive(Debug, Clone, Copy)]
 enum Phase {
+    /// Before its first request, since.
+    New(Instant),
     /// Between two requests, since.
     Idle(Instant),
     /// A part of a request's head has arrived, the first of it then.
@@ -214,7 +230,7 @@ struct Activity {
 impl Default for Activity {
     fn default() -> Self {
         Self {
-            phase: Mutex::new(Phase::Idle(Instant::now())),
+            phase: Mutex::new(Phase::New(Instant::now())),
         }
     }
 }
@@ -230,15 +246,19 @@ impl Activity {
 
     fn bytes_arrived(&self) {
         let mut phase = self.phase();
-        if let Phase::Idle(_) = *phase {
+        if let Phase::New(_) | Phase::Idle(_) = *phase {
             *phase = Phase::Head(Instant::now());
         }
+    }
+
+    fn is_new(&self) -> bool {
+        matches!(*self.phase(), Phase::New(_))
     }
 
     /// When the present phase has lasted for too long; `None` while that is not ours to say.
     fn limit(&self, limits: &ConnectionLimits) -> Option<Instant> {
         match *self.phase() {
-            Phase::Idle(since) => Some(since + limits.idle_timeout),
+            Phase::New(since) | Phase::Idle(since) => Some(since + limits.idle_timeout),
             Phase::Head(since) => Some(since + limits.header_timeout),
             Phase::Busy => None,
         }

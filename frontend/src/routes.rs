@@ -222,8 +222,10 @@ impl RequestIdSource {
 /// and command lines.
 fn sane(value: &HeaderValue) -> Option<String> {
     let bytes = value.as_bytes();
-    let is_sane =
-        (1..=CALLER_ID_BYTES_MAX).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic);
+    let is_sane = (1..=CALLER_ID_BYTES_MAX).contains(&bytes.len())
+        && bytes
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_.:/+=@,~".contains(b));
     is_sane.then(|| value.to_str().ok().map(str::to_owned))?
 }
 
