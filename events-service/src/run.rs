@@ -68,6 +68,10 @@ struct Draining {
     timeout: Duration,
 }
 
+/// An events service whose log is not there yet announces itself after so long: the first attempt to
+/// reach it takes 2 s at most, and another one is made.
+const ANNOUNCED_WITHIN: Duration = Duration::from_secs(3);
+
 /// Why an events service ended.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -177,6 +181,13 @@ pub async fn run(
     let following = tokio::spawn(maps.follow(ending.clone()));
     let serving_check = node.readiness.check("serving");
     serving_check.pass();
+    // It is announced when it can record what it is given: until then the others of an update are
+    // there. With the log away for longer, it is the one that says so.
+    let mut log_is_there = flow.log_is_up.clone();
+    tokio::select! {
+        _ = tokio::time::timeout(ANNOUNCED_WITHIN, log_is_there.wait_for(|is_up| *is_up)) => {}
+        () = stop.cancelled() => {}
+    }
     let running = node.start();
     let condition = node.condition.clone();
     let ops = Ops {
