@@ -54,7 +54,8 @@ fn every_service_is_swapped_without_a_failed_request() {
         let stack = Stack::deploy(case).await?;
         // A host port is held by one container of a node. Without it the frontend can be updated
         // as the users' stack file says: the new one first.
-        let start_first = ["--publish-rm", "4000", "--update-order", "start-first"];
+        let port = "target=4000,mode=host";
+        let start_first = ["--publish-rm", port, "--update-order", "start-first"];
         stack.update("frontend", &start_first).await?;
         let inside = stack.inside().await?;
         inside.ask(0, 50, 4).await?.ensure_all_right()?;
