@@ -39,14 +39,19 @@ impl Job {
 /// The answer of a handler.
 pub(crate) type Answer = Result<String, Failure>;
 
+/// A handler that computes.
+type Compute = Arc<dyn Fn(&Job) -> Answer + Send + Sync>;
+/// A handler that awaits something.
+type Await = Arc<dyn Fn(Job) -> Pin<Box<dyn Future<Output = Answer> + Send>> + Send + Sync>;
+
 #[derive(Clone)]
 pub(crate) enum Handler {
     /// Runs at once, between two messages.
-    Quick(Arc<dyn Fn(&Job) -> Answer + Send + Sync>),
+    Quick(Compute),
     /// Waits for something; runs beside others.
-    Waiting(Arc<dyn Fn(Job) -> Pin<Box<dyn Future<Output = Answer> + Send>> + Send + Sync>),
+    Waiting(Await),
     /// Computes for long; runs on a thread of its own.
-    Long(Arc<dyn Fn(&Job) -> Answer + Send + Sync>),
+    Long(Compute),
 }
 
 /// A backend in the making: its handlers.

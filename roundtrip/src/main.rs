@@ -17,7 +17,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return ExitCode::from(error.report()),
     };
-    match cli.command.unwrap_or_else(|| Command::Up(cli.up)) {
+    match cli.command.unwrap_or(Command::Up(cli.up)) {
         Command::Up(options) => settings::exit_code(up::up(options)),
         Command::Call(options) => settings::exit_code(call::call(&options)),
         Command::Audit(options) => settings::exit_code(audit::audit(options)),

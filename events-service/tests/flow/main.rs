@@ -1,6 +1,8 @@
 //! The events service between a frontend and backends that the test plays itself, on the bus in
 //! memory and in simulated time: what happens to a task whatever the others do.
 
+#![expect(clippy::unwrap_used, reason = "where a test cannot go on, it fails")]
+
 mod memory_log;
 mod stage;
 
