@@ -1,6 +1,6 @@
 //! Chores of the project: the test command, servers for tests, images. `cargo xtask --help`.
 //!
-//! Start reading at [`test`], which uses everything else: [`servers`] finds or starts Redis, a
+//! Start reading at [`mod@test`], which uses everything else: [`servers`] finds or starts Redis, a
 //! MongoDB-protocol server and a Docker engine, [`images`] makes the images for the swarm tests,
 //! [`install`] fetches what a fresh machine lacks, and [`process`] runs other programs such that
 //! Ctrl-C stops them and the servers too.

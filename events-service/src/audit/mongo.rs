@@ -1,6 +1,6 @@
 //! The audit log in MongoDB: for deployments.
 //!
-//! Read on in [`write`] (a batch becomes a few commands), [`documents`] (a record becomes a
+//! Read on in [`mod@write`] (a batch becomes a few commands), [`documents`] (a record becomes a
 //! document), [`read`] (and is read back, also an older events service's), [`prepare`] (what the log
 //! needs), [`failure`] (what the driver's errors mean to us).
 
