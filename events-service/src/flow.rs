@@ -49,7 +49,7 @@ use crate::{
 const OPEN_AFTER: Duration = Duration::from_millis(100);
 
 /// Largest result: a document of MongoDB holds 16 MiB at most.
-const RESULT_BYTES_MAX: usize = 8 << 20;
+pub(crate) const RESULT_BYTES_MAX: usize = 8 << 20;
 /// A reply is of use for so long after the deadline: older frontends wait for longer than that, or
 /// for ever.
 const REPLY_GRACE: Duration = Duration::from_secs(1);

@@ -24,8 +24,10 @@ use crate::audit::{
 };
 
 /// Bytes of documents in one command. A command is one document, of at most 16 MiB; a document of
-/// ours is at most a little larger than a body (1 MiB), so that this one can be passed by one.
-const COMMAND_BYTES_MAX: usize = 12 << 20;
+/// ours is at most a little larger than the largest body or result (8 MiB), so that this one can be
+/// passed by one.
+const COMMAND_BYTES_MAX: usize = 7 << 20;
+const _: () = assert!(COMMAND_BYTES_MAX + crate::flow::RESULT_BYTES_MAX < 16 << 20);
 /// Documents in one command, of which servers take 100,000.
 const COMMAND_DOCUMENTS_MAX: usize = 10_000;
 /// The server's code for a duplicate key.
