@@ -43,8 +43,11 @@ const WORK_MAX: Duration = Duration::from_millis(2_500);
 /// How long a write or a look-up may take as a whole: the driver has no limit for a connection that
 /// stalls. A request's usual deadline is 5 s and its group commit tries again for 1.7 s.
 const COMMAND_MAX: Duration = Duration::from_secs(3);
-/// How long preparing, closing overdue records and listing may take: indexes may have to be built,
-/// and records of older services are looked for without an index.
+/// How long closing overdue records may take: there are many after a long outage. Whoever sweeps also
+/// notices that the server is gone, so it must not wait much longer than a write.
+const SWEEP_MAX: Duration = Duration::from_secs(10);
+/// How long preparing and listing may take: indexes may have to be built, and records of older
+/// services are looked for without an index.
 const LONG_COMMAND_MAX: Duration = Duration::from_secs(60);
 /// How long to wait for the driver to close its connections.
 const CLOSE_MAX: Duration = Duration::from_secs(2);
@@ -260,7 +263,7 @@ impl AuditLog for MongoAuditLog {
             "updates": [closing],
             "writeConcern": self.write_concern(),
         };
-        let reply = self.run(command, LONG_COMMAND_MAX).await?;
+        let reply = self.run(command, SWEEP_MAX).await?;
         write::check_reply(&reply).map_err(|why| self.unavailable(why))?;
         Ok(write::count(&reply, "nModified"))
     }

@@ -10,12 +10,12 @@ use crate::audit::AuditError;
 /// How long to wait for another process that has the file locked: readers never have, another
 /// writer for one batch.
 const BUSY_MAX: Duration = Duration::from_secs(3);
-/// Pages of the log beside the file (WAL) before they are put into it, 32 MB: at the usual 1,000, a
+/// Pages of the log beside the file (WAL) before they are put into it, 64 MB: at the usual 1,000, a
 /// busy service would copy and sync several times a second. It is also what has to be read again
 /// after a crash.
-const CHECKPOINT_PAGES: i64 = 8_192;
+const CHECKPOINT_PAGES: i64 = 16_384;
 /// Largest size to which the log beside the file is cut back.
-const WAL_BYTES_MAX: i64 = 64 << 20;
+const WAL_BYTES_MAX: i64 = 128 << 20;
 /// Memory for pages, in KiB as SQLite takes it, negative: 32 MB.
 const CACHE_KIB: i64 = -32_768;
 
