@@ -7,13 +7,13 @@ use std::{
 };
 
 use shared::{
-    contract::{ContainerId, RecordId, RequestId},
+    contract::{Address, ContainerId, RecordId, RequestId},
     discovery::Member,
 };
 use tokio::time::Instant;
 use tokio_util::time::delay_queue;
 
-use crate::audit::{Question, Record};
+use crate::audit::{Progress, Question, Record};
 
 /// A request that was taken and has not ended.
 #[derive(Debug)]
@@ -56,6 +56,45 @@ pub(crate) struct Work {
     /// Containers where nobody was there.
     pub(crate) tried: Vec<ContainerId>,
     pub(crate) timer: Option<delay_queue::Key>,
+}
+
+impl Work {
+    /// For the record of a request that was answered.
+    pub(crate) fn progress(&self, answered_by: &Address) -> Progress {
+        let dispatched_to = self
+            .backend
+            .as_ref()
+            .filter(|backend| backend.address == *answered_by);
+        Progress {
+            attempts: self.attempts,
+            dispatched_unix_ms: self.dispatched_unix_ms,
+            backend: Some(answered_by.clone()),
+            image: dispatched_to.and_then(|backend| backend.image.as_deref().map(str::to_owned)),
+        }
+    }
+
+    /// For the record of a request that was not.
+    pub(crate) fn progress_so_far(&self) -> Progress {
+        Progress {
+            attempts: self.attempts,
+            dispatched_unix_ms: self.dispatched_unix_ms,
+            backend: self.backend.as_ref().map(|backend| backend.address.clone()),
+            image: self
+                .backend
+                .as_ref()
+                .and_then(|b| b.image.as_deref().map(str::to_owned)),
+        }
+    }
+
+    pub(crate) fn how_far(&self) -> String {
+        match &self.backend {
+            Some(backend) => format!(
+                "it was dispatched {} time(s), last to {}, and there was no result",
+                self.attempts, backend.address
+            ),
+            None => "no backend could be reached".into(),
+        }
+    }
 }
 
 /// Everything in flight.

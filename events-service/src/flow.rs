@@ -198,7 +198,7 @@ impl Flow {
     // 2. The record, or an answer that stands in the log.
 
     /// Writes the record as open; a task that is not pure is dispatched only when that is durable.
-    fn open(&mut self, id: RecordId) {
+    pub(crate) fn open(&mut self, id: RecordId) {
         let Some(flight) = self.in_flight.flights.get_mut(&id) else {
             return;
         };
@@ -633,60 +633,6 @@ impl Flow {
             self.metrics.dropped("outbox_full");
         }
     }
-
-    // 6. What is due.
-
-    pub(crate) fn due(&mut self, timer: Timer) {
-        match timer {
-            Timer::Work(id) => self.silent(id),
-            Timer::Flight(id) => {
-                let Some(flight) = self.in_flight.flights.get_mut(&id) else {
-                    return;
-                };
-                flight.timer = None;
-                if Instant::now() < flight.due {
-                    flight.timer = Some(self.timers.insert_at(timer, flight.due));
-                    if flight.stored == Stored::Not {
-                        self.open(id);
-                    }
-                    return;
-                }
-                let work = flight.work.take();
-                let how_far = work
-                    .and_then(|work| self.in_flight.works.get(&work))
-                    .map(|work| {
-                        flight.record.progress = work.progress_so_far();
-                        work.how_far()
-                    })
-                    .unwrap_or_else(|| "it was not dispatched".into());
-                if let Some(work) = work {
-                    self.stop_waiting(id, work);
-                }
-                self.fail(
-                    id,
-                    FailureCode::DeadlineExceeded,
-                    format!("the deadline passed: {how_far}"),
-                );
-            }
-        }
-    }
-
-    /// One of those who wait for a work has gone. The others go on: where the work was known by the
-    /// one that has gone, it is begun anew under the next.
-    fn stop_waiting(&mut self, id: RecordId, work_id: RecordId) {
-        let Some(work) = self.in_flight.works.get_mut(&work_id) else {
-            return;
-        };
-        work.waiting.retain(|waiting| *waiting != id);
-        if id != work_id && !work.waiting.is_empty() {
-            return;
-        }
-        if let Some(work) = self.leave_work(work_id)
-            && !work.waiting.is_empty()
-        {
-            self.work(work.waiting, work.question, work.service);
-        }
-    }
 }
 
 fn question_of(record: &Record) -> Question {
@@ -695,44 +641,5 @@ fn question_of(record: &Record) -> Question {
         task: record.task.clone(),
         subtask: record.subtask.clone(),
         body: record.body.clone(),
-    }
-}
-
-impl Work {
-    /// For the record of a request that was answered.
-    fn progress(&self, answered_by: &Address) -> Progress {
-        let dispatched_to = self
-            .backend
-            .as_ref()
-            .filter(|backend| backend.address == *answered_by);
-        Progress {
-            attempts: self.attempts,
-            dispatched_unix_ms: self.dispatched_unix_ms,
-            backend: Some(answered_by.clone()),
-            image: dispatched_to.and_then(|backend| backend.image.as_deref().map(str::to_owned)),
-        }
-    }
-
-    /// For the record of a request that was not.
-    pub(crate) fn progress_so_far(&self) -> Progress {
-        Progress {
-            attempts: self.attempts,
-            dispatched_unix_ms: self.dispatched_unix_ms,
-            backend: self.backend.as_ref().map(|backend| backend.address.clone()),
-            image: self
-                .backend
-                .as_ref()
-                .and_then(|b| b.image.as_deref().map(str::to_owned)),
-        }
-    }
-
-    fn how_far(&self) -> String {
-        match &self.backend {
-            Some(backend) => format!(
-                "it was dispatched {} time(s), last to {}, and there was no result",
-                self.attempts, backend.address
-            ),
-            None => "no backend could be reached".into(),
-        }
     }
 }

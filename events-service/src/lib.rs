@@ -5,11 +5,12 @@
 //! not pure before its open record is; every record ends; the first result wins.
 //!
 //! Read [`flow`] from top to bottom: it is the path of a request. [`delivery`] is what happens when
-//! a dispatch goes nowhere, [`audit`] the log's port and its two stores, [`recovery`] what keeps the
+//! a dispatch goes nowhere, [`deadline`] what is due, [`audit`] the log's port and its two stores, [`recovery`] what keeps the
 //! log, [`task_maps`] which service does which task.
 
 mod answers;
 pub mod audit;
+mod deadline;
 mod delivery;
 mod flights;
 mod flow;
