@@ -37,6 +37,11 @@ const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-m
 /// A caller's id is kept in the record: what is longer is not taken for one.
 const CALLER_ID_BYTES_MAX: usize = 128;
 
+/// What is read of a body that is too large, before it is refused.
+const DISCARDED_BYTES_MAX: usize = 16 << 20;
+/// And for how long.
+const DISCARD_FOR: Duration = Duration::from_millis(500);
+
 /// What the routes need.
 pub(crate) struct App {
     pub(crate) flow: Arc<Flow>,
@@ -168,20 +173,40 @@ impl App {
 
     async fn body(&self, request: Request) -> Result<Bytes, Problem> {
         let bytes_max = self.limits.body_bytes_max;
-        let too_large = Problem::BodyTooLarge { bytes_max };
         let length = request.headers().get(header::CONTENT_LENGTH);
         let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        let mut body = request.into_body();
         if length.is_some_and(|length| length > bytes_max as u64) {
-            return Err(too_large);
+            discard(body).await;
+            return Err(Problem::BodyTooLarge { bytes_max });
         }
         let limit = self.limits.body_timeout;
-        let body = Limited::new(request.into_body(), bytes_max).collect();
-        match tokio::time::timeout(limit, body).await {
-            Ok(Ok(body)) => Ok(body.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large),
+        let whole = Limited::new(&mut body, bytes_max).collect();
+        match tokio::time::timeout(limit, whole).await {
+            Ok(Ok(whole)) => Ok(whole.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+                discard(body).await;
+                Err(Problem::BodyTooLarge { bytes_max })
+            }
             Ok(Err(error)) => Err(Problem::BodyBroken(error.to_string())),
             Err(_) => Err(Problem::BodyTimeout(limit)),
         }
+    }
+}
+
+/// Reads on for a while what will not be taken. A connection that is closed with bytes unread is
+/// reset, and a client that is still sending would lose the answer that says why.
+async fn discard(mut body: Body) {
+    let reading = async {
+        let mut left = DISCARDED_BYTES_MAX;
+        while left > 0
+            && let Some(Ok(frame)) = body.frame().await
+        {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+        }
+    };
+    if tokio::time::timeout(DISCARD_FOR, reading).await.is_err() {
+        tracing::debug!("a body that is not taken was not read to its end");
     }
 }
 
