@@ -126,6 +126,21 @@ impl Flights {
         Some(flight)
     }
 
+    /// Lets a request wait for the work that answers the same question; whether there is one.
+    pub(crate) fn join(&mut self, id: RecordId, question: &Question) -> bool {
+        let Some(work_id) = self.by_question.get(question).copied() else {
+            return false;
+        };
+        match (self.works.get_mut(&work_id), self.flights.get_mut(&id)) {
+            (Some(work), Some(flight)) => {
+                work.waiting.push(id);
+                flight.work = Some(work_id);
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Takes a work out, with its place among the questions.
     pub(crate) fn remove_work(&mut self, id: RecordId) -> Option<Work> {
         let work = self.works.remove(&id)?;

@@ -210,24 +210,15 @@ impl Flow {
     /// A pure task: answered from memory, joined to the same task in flight, looked up in the log,
     /// or done.
     fn answer_or_work(&mut self, id: RecordId, service: &str) {
-        let Some(flight) = self.in_flight.flights.get_mut(&id) else {
+        let Some(flight) = self.in_flight.flights.get(&id) else {
             return;
         };
-        let question = Question {
-            from_service: flight.record.frontend.service.to_string(),
-            task: flight.record.task.clone(),
-            subtask: flight.record.subtask.clone(),
-            body: flight.record.body.clone(),
-        };
+        let question = question_of(&flight.record);
         if let Some(answer) = self.answers.get(&question) {
             let Answer { record, text } = answer.clone();
             return self.end(id, Outcome::Repeated { text, from: record }, None);
         }
-        if let Some(work_id) = self.in_flight.by_question.get(&question)
-            && let Some(work) = self.in_flight.works.get_mut(work_id)
-        {
-            work.waiting.push(id);
-            flight.work = Some(*work_id);
+        if self.in_flight.join(id, &question) {
             return;
         }
         let may_hold = self.log_may_hold_answers.load(Ordering::Relaxed);
@@ -254,17 +245,14 @@ impl Flow {
                 self.end(id, Outcome::Repeated { text, from: record }, None);
             }
             Found::Answer(id, None) => {
-                let Some(flight) = self.in_flight.flights.get_mut(&id) else {
+                let Some(flight) = self.in_flight.flights.get(&id) else {
                     return;
                 };
                 let question = question_of(&flight.record);
                 // Another one may have begun the same meanwhile.
-                if let Some(work_id) = self.in_flight.by_question.get(&question)
-                    && let Some(work) = self.in_flight.works.get_mut(work_id)
+                if !self.in_flight.join(id, &question)
+                    && let Some(service) = self.service_of(id)
                 {
-                    work.waiting.push(id);
-                    flight.work = Some(*work_id);
-                } else if let Some(service) = self.service_of(id) {
                     self.work(vec![id], Some(Arc::new(question)), service);
                 }
             }
