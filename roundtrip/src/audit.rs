@@ -1,12 +1,15 @@
 //! `roundtrip audit`: reading the audit log.
 
-use std::io::Write;
+use std::fmt::Write;
 
 use anyhow::{Context, bail};
 use events_service::audit::{AuditLog, Filter, StoredRecord, sqlite::SqliteAuditLog};
 use shared::contract::RecordId;
 
-use crate::cli::{Audit, AuditCommand, List, Output, Show, Store};
+use crate::{
+    cli::{Audit, AuditCommand, List, Output, Show, Store},
+    out::print,
+};
 
 /// Characters of a body or result in a line of the list.
 const CELL_CHARS_MAX: usize = 40;
@@ -44,11 +47,10 @@ async fn list(options: List) -> anyhow::Result<()> {
     };
     let records = log.list(&filter).await?;
     log.close().await;
-    let mut out = std::io::stdout().lock();
     if options.output == Output::Json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&records)?)?;
-        return Ok(());
+        return print(serde_json::to_string_pretty(&records)? + "\n");
     }
+    let mut out = String::new();
     writeln!(
         out,
         "{:<24}  {:<24}  {:<9}  {:<16}  {:<40}  RESULT",
@@ -67,7 +69,7 @@ async fn list(options: List) -> anyhow::Result<()> {
             cell(result),
         )?;
     }
-    Ok(())
+    print(out)
 }
 
 async fn show(options: Show) -> anyhow::Result<()> {
@@ -76,12 +78,11 @@ async fn show(options: Show) -> anyhow::Result<()> {
     let record = log.show(id).await?;
     log.close().await;
     let record = record.with_context(|| format!("there is no record {id}"))?;
-    let mut out = std::io::stdout().lock();
     let document = serde_json::to_value(&record)?;
     if options.output == Output::Json {
-        writeln!(out, "{document:#}")?;
-        return Ok(());
+        return print(format!("{document:#}\n"));
     }
+    let mut out = String::new();
     for (name, value) in document.as_object().into_iter().flatten() {
         match value {
             serde_json::Value::Null => {}
@@ -89,7 +90,7 @@ async fn show(options: Show) -> anyhow::Result<()> {
             other => writeln!(out, "{name:<18}  {other}")?,
         }
     }
-    Ok(())
+    print(out)
 }
 
 fn task(record: &StoredRecord) -> String {

@@ -1,6 +1,6 @@
 //! `roundtrip call`: one request to a frontend.
 
-use std::io::{Read, Write};
+use std::io::Read;
 
 use anyhow::{Context, bail};
 use http_body_util::{BodyExt, Full, Limited};
@@ -9,7 +9,10 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
-use crate::cli::{Call, Output};
+use crate::{
+    cli::{Call, Output},
+    out::print,
+};
 
 /// Largest answer that is read.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -36,9 +39,8 @@ pub(crate) async fn call(options: &Call) -> anyhow::Result<()> {
         })??;
     let document: Value = serde_json::from_slice(&answer)
         .with_context(|| format!("{} answers {status} and no JSON", options.url))?;
-    let mut out = std::io::stdout();
     if options.output == Output::Json {
-        writeln!(out, "{document}")?;
+        print(format!("{document}\n"))?;
     }
     if !status.is_success() {
         let text = |name: &str| document.get(name).and_then(Value::as_str).unwrap_or("-");
@@ -51,7 +53,7 @@ pub(crate) async fn call(options: &Call) -> anyhow::Result<()> {
     }
     if options.output == Output::Text {
         let result = document.get("result").and_then(Value::as_str);
-        writeln!(out, "{}", result.context("the answer has no result")?)?;
+        print(format!("{}\n", result.context("the answer has no result")?))?;
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 mod audit;
 mod call;
 mod cli;
+mod out;
 mod up;
 
 use std::process::ExitCode;
@@ -22,9 +23,10 @@ fn main() -> ExitCode {
         Command::Call(options) => settings::exit_code(call::call(&options)),
         Command::Audit(options) => settings::exit_code(audit::audit(options)),
         Command::Completions { shell } => {
-            let mut command = Cli::command();
-            clap_complete::generate(shell, &mut command, "roundtrip", &mut std::io::stdout());
-            ExitCode::SUCCESS
+            // Into memory first: `generate` panics where it cannot write.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "roundtrip", &mut script);
+            settings::exit_code(out::print(script))
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `roundtrip`: everything in one process, and the command line.
 
-use std::{net::SocketAddr, os::unix::fs::PermissionsExt, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use e2e::{
@@ -423,20 +423,18 @@ fn completions_are_made_for_every_shell() {
 }
 
 #[test]
-fn a_closed_pipe_is_no_panic() {
-    run(async |case| {
-        let launch = Launch::new(case, "pipe", std::path::Path::new("/bin/sh"));
-        let program = environment::binary("roundtrip")?;
-        let script = case.write(
-            "pipe.sh",
-            &format!(
-                "'{}' completions zsh | head -c 1 >/dev/null\n",
-                program.display()
-            ),
-        )?;
-        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o700))?;
-        let output = launch.args([&script]).output(COMMAND).await?;
-        ensure!(!output.stderr.contains("panicked"), "{output:?}");
+fn a_reader_that_closed_the_pipe_is_no_error() {
+    run(async |_| {
+        let (reader, writer) = std::io::pipe()?;
+        drop(reader);
+        let output = std::process::Command::new(environment::binary("roundtrip")?)
+            .args(["completions", "zsh"])
+            .stdout(writer)
+            .output()?;
+        ensure!(
+            output.status.success() && output.stderr.is_empty(),
+            "{output:?}"
+        );
         Ok(())
     });
 }
