@@ -68,15 +68,15 @@ fn size(question: &Question, answer: &Answer) -> usize {
 pub(crate) enum Lookup {
     /// Whether the log holds an answer.
     Answer(RecordId, Question),
-    /// The record that has the same request id.
-    Duplicate(RecordId, RequestId),
+    /// The record that the request has already.
+    Record(RecordId, RequestId),
 }
 
 /// What was found.
 #[derive(Debug)]
 pub(crate) enum Found {
     Answer(RecordId, Option<Answer>),
-    Duplicate(RecordId, Option<Box<StoredRecord>>),
+    Record(RecordId, Option<Box<StoredRecord>>),
 }
 
 /// Looks up in batches until the sender is dropped. A log that cannot be read holds no answer: the
@@ -95,9 +95,9 @@ pub(crate) async fn look_up(
                     records.push(record);
                     questions.push(question);
                 }
-                Lookup::Duplicate(record, request_id) => {
+                Lookup::Record(record, request_id) => {
                     let stored = by_request(&*log, &request_id).await;
-                    results.push(Found::Duplicate(record, stored));
+                    results.push(Found::Record(record, stored));
                 }
             }
         }
@@ -127,7 +127,7 @@ async fn by_request(log: &dyn AuditLog, request_id: &RequestId) -> Option<Box<St
         ..Filter::default()
     };
     let stored = log.list(&filter).await.unwrap_or_else(|error| {
-        debug!(%error, "duplicate not looked up");
+        debug!(%error, "record not looked up");
         Vec::new()
     });
     // The filter also finds callers' ids.

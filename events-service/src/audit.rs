@@ -11,7 +11,7 @@
 //! at [`Record`].
 
 use async_trait::async_trait;
-use shared::contract::{Address, Failure, FailureCode, RecordId, RequestId};
+use shared::contract::{Address, ContainerId, Failure, FailureCode, RecordId, RequestId};
 
 pub mod batch;
 pub mod mongo;
@@ -163,10 +163,30 @@ impl Status {
 /// One write to the log.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Write {
-    /// A new record, open or already ended. Repeating it is harmless: the id is ours.
+    /// A new record, open or already ended. Repeating it is harmless: who wrote it is part of it.
     Insert(Record),
     /// Ends a record that was inserted as open. `end` must be set.
     Complete(Record),
+    /// An open record whose events service has died becomes another one's: a compare-and-set on
+    /// the events service, so that of several only one takes it.
+    TakeOver {
+        /// The record.
+        id: RecordId,
+        /// Who held it.
+        from: ContainerId,
+        /// Who takes it.
+        by: Address,
+    },
+}
+
+impl Write {
+    /// The record that is written.
+    pub fn id(&self) -> RecordId {
+        match self {
+            Write::Insert(record) | Write::Complete(record) => record.id,
+            Write::TakeOver { id, .. } => *id,
+        }
+    }
 }
 
 /// What became of a write. It is durable by then, as far as the store's setting goes.
@@ -174,9 +194,11 @@ pub enum Write {
 pub enum Written {
     /// As asked.
     Done,
-    /// The record had ended before (or does not exist): nothing was changed.
+    /// The record had ended before, does not exist, or is no longer held by whom it was to be taken
+    /// over from: nothing was changed.
     AlreadyEnded,
-    /// Another record has the same `requestId`: nothing was written.
+    /// The request has a record already, written by another events service or ended otherwise:
+    /// nothing was written.
     DuplicateRequest,
 }
 

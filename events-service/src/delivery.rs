@@ -21,37 +21,6 @@ const SILENT_SHARE: u32 = 3;
 const ATTEMPTS_MAX: u32 = 4;
 /// But it is given at least so long.
 const SILENT_AFTER_MIN: Duration = Duration::from_millis(100);
-/// Repeats per first dispatch: at most a tenth more dispatches than requests.
-const REPEATS_PER_DISPATCH: f64 = 0.1;
-/// Repeats that an idle system has saved up.
-const REPEATS_SAVED_MAX: f64 = 20.0;
-/// How many dispatches may be repeated.
-#[derive(Debug)]
-pub(crate) struct RetryBudget {
-    saved: f64,
-}
-
-impl RetryBudget {
-    pub(crate) fn new() -> Self {
-        Self {
-            saved: REPEATS_SAVED_MAX,
-        }
-    }
-
-    /// A first dispatch.
-    pub(crate) fn earn(&mut self) {
-        self.saved = (self.saved + REPEATS_PER_DISPATCH).min(REPEATS_SAVED_MAX);
-    }
-
-    /// A repeat; whether it may be.
-    fn spend(&mut self) -> bool {
-        let may = self.saved >= 1.0;
-        if may {
-            self.saved -= 1.0;
-        }
-        may
-    }
-}
 
 impl Flow {
     /// Chooses a backend for a work and dispatches it; ends the work where there is none.
@@ -197,7 +166,7 @@ impl Flow {
         }
     }
 
-    fn silent_after(&self, id: RecordId) -> Duration {
+    pub(crate) fn silent_after(&self, id: RecordId) -> Duration {
         let due = self
             .in_flight
             .works

@@ -3,7 +3,6 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use shared::{
@@ -36,6 +35,8 @@ pub(crate) enum Stored {
     Opening,
     /// Written as open.
     Open,
+    /// Open, and being taken over from an events service that has died.
+    TakingOver,
     /// Being written as ended.
     Ending,
 }
@@ -159,38 +160,5 @@ impl Flights {
             .filter_map(|id| self.flights.get(id))
             .map(|flight| flight.due)
             .max()
-    }
-}
-
-/// Makes ids of records as MongoDB makes ObjectIds: seconds, a random part per process, a counter.
-/// They grow with time, which keeps the index on them compact.
-#[derive(Debug)]
-pub(crate) struct RecordIds {
-    process: [u8; 5],
-    counter: u32,
-    epoch: Instant,
-    epoch_unix: Duration,
-}
-
-impl RecordIds {
-    pub(crate) fn new() -> Self {
-        Self {
-            process: rand::random(),
-            counter: rand::random(),
-            epoch: Instant::now(),
-            epoch_unix: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default(),
-        }
-    }
-
-    pub(crate) fn next(&mut self) -> RecordId {
-        let seconds = (self.epoch_unix + self.epoch.elapsed()).as_secs() as u32;
-        self.counter = self.counter.wrapping_add(1);
-        let mut id = [0; 12];
-        id[..4].copy_from_slice(&seconds.to_be_bytes());
-        id[4..9].copy_from_slice(&self.process);
-        id[9..].copy_from_slice(&self.counter.to_be_bytes()[1..]);
-        RecordId(id)
     }
 }

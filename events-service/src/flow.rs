@@ -6,10 +6,7 @@
 //! nowhere is in [`delivery`](crate::delivery).
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -20,8 +17,10 @@ use shared::{
         Rejected, Reply, RequestId, Task, TaskResult, excerpt, normalize_result,
     },
     discovery::Roster,
+    object_ids::ObjectIds,
     outbox::{Letter, Outbox},
     placement::Placement,
+    retry_budget::RetryBudget,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -31,13 +30,13 @@ use tokio_util::time::DelayQueue;
 use tracing::debug;
 
 use crate::{
-    answers::{AnswerCache, Found, Lookup},
+    answers::{AnswerCache, Lookup},
     audit::{
-        Answer, End, Outcome, Progress, Question, Record, StoredRecord, Write, Written,
+        Answer, End, Outcome, Progress, Question, Record, Write, Written,
         batch::{self, LogWriter},
     },
-    delivery::RetryBudget,
-    flights::{Flight, Flights, RecordIds, Stored, Work},
+    flights::{Flight, Flights, Stored, Work},
+    known::question_of,
     metrics::Metrics,
     settings::FlowSettings,
     task_maps::TaskMaps,
@@ -87,7 +86,8 @@ pub(crate) struct Flow {
     /// Whether the log may hold answers that are not in the cache.
     pub(crate) log_may_hold_answers: Arc<AtomicBool>,
     pub(crate) answers: AnswerCache,
-    pub(crate) ids: RecordIds,
+    /// For requests whose id is none of a record.
+    pub(crate) ids: ObjectIds,
     pub(crate) in_flight: Flights,
     pub(crate) timers: DelayQueue<Timer>,
     pub(crate) budget: RetryBudget,
@@ -140,7 +140,7 @@ impl Flow {
             due = due.min(Instant::now() + timeout);
         }
         let is_pure = map.is_some_and(|map| map.pure);
-        let id = self.ids.next();
+        let id = RecordId::of_request(&task.request_id).unwrap_or_else(|| self.ids.next());
         self.board(id, task, is_pure, due);
         match map {
             None => {
@@ -159,7 +159,7 @@ impl Flow {
                 );
             }
             Some(map) if is_pure => self.answer_or_work(id, &map.service),
-            Some(_) => self.open(id),
+            Some(map) => self.work(vec![id], None, map.service.clone()),
         }
     }
 
@@ -195,69 +195,19 @@ impl Flow {
         });
     }
 
-    // 2. The record, or an answer that stands in the log.
+    // 2. The record, or what the log knows already (`known`).
 
-    /// Writes the record as open; a task that is not pure is dispatched only when that is durable.
+    /// Writes the record as open.
     pub(crate) fn open(&mut self, id: RecordId) {
         let Some(flight) = self.in_flight.flights.get_mut(&id) else {
             return;
         };
         flight.stored = Stored::Opening;
+        if let Some(work) = flight.work.and_then(|work| self.in_flight.works.get(&work)) {
+            flight.record.progress = work.progress_so_far();
+        }
         let write = Write::Insert(flight.record.clone());
-        self.write(id, write);
-    }
-
-    /// A pure task: answered from memory, joined to the same task in flight, looked up in the log,
-    /// or done.
-    fn answer_or_work(&mut self, id: RecordId, service: &str) {
-        let Some(flight) = self.in_flight.flights.get(&id) else {
-            return;
-        };
-        let question = question_of(&flight.record);
-        if let Some(answer) = self.answers.get(&question) {
-            let Answer { record, text } = answer.clone();
-            return self.end(id, Outcome::Repeated { text, from: record }, None);
-        }
-        if self.in_flight.join(id, &question) {
-            return;
-        }
-        let may_hold = self.log_may_hold_answers.load(Ordering::Relaxed);
-        let asked = may_hold
-            && self
-                .lookups
-                .try_send(Lookup::Answer(id, question.clone()))
-                .is_ok();
-        if !asked {
-            self.work(vec![id], Some(Arc::new(question)), service.to_owned());
-        }
-    }
-
-    /// What the log holds.
-    pub(crate) fn found(&mut self, found: Found) {
-        match found {
-            Found::Answer(id, Some(answer)) => {
-                let Some(flight) = self.in_flight.flights.get(&id) else {
-                    return;
-                };
-                self.answers
-                    .insert(question_of(&flight.record), answer.clone());
-                let Answer { record, text } = answer;
-                self.end(id, Outcome::Repeated { text, from: record }, None);
-            }
-            Found::Answer(id, None) => {
-                let Some(flight) = self.in_flight.flights.get(&id) else {
-                    return;
-                };
-                let question = question_of(&flight.record);
-                // Another one may have begun the same meanwhile.
-                if !self.in_flight.join(id, &question)
-                    && let Some(service) = self.service_of(id)
-                {
-                    self.work(vec![id], Some(Arc::new(question)), service);
-                }
-            }
-            Found::Duplicate(id, stored) => self.answer_duplicate(id, stored),
-        }
+        self.write(write);
     }
 
     fn name_of(&self, id: RecordId) -> String {
@@ -267,7 +217,7 @@ impl Flow {
             .unwrap_or_default()
     }
 
-    fn service_of(&self, id: RecordId) -> Option<String> {
+    pub(crate) fn service_of(&self, id: RecordId) -> Option<String> {
         let flight = self.in_flight.flights.get(&id)?;
         Some(self.maps.borrow().get(&flight.record.task)?.service.clone())
     }
@@ -301,12 +251,11 @@ impl Flow {
             timer: None,
         };
         self.in_flight.works.insert(id, work);
-        self.metrics.dispatched.inc();
-        self.budget.earn();
         self.place(id);
     }
 
-    /// Publishes a dispatch to the backend that was chosen, and waits for so long.
+    /// Publishes a dispatch to the backend that was chosen, and waits for so long. A task that is
+    /// not pure is dispatched only when its open record is durable.
     pub(crate) fn dispatch(&mut self, id: RecordId, silent_after: Duration) {
         let Some(work) = self.in_flight.works.get(&id) else {
             return;
@@ -315,11 +264,22 @@ impl Flow {
         else {
             return;
         };
+        match flight.stored {
+            _ if flight.record.pure => {}
+            Stored::Open => {}
+            Stored::Not => return self.open(id),
+            // `opened` follows.
+            Stored::Opening | Stored::TakingOver | Stored::Ending => return,
+        }
         let Some(work) = self.in_flight.works.get_mut(&id) else {
             return;
         };
         let Some(backend) = &work.backend else { return };
         work.attempts += 1;
+        if work.attempts == 1 {
+            self.metrics.dispatched.inc();
+            self.budget.earn();
+        }
         let now = Instant::now();
         work.dispatched_unix_ms = Some(self.clock.unix_ms(now));
         let dispatch = Dispatch {
@@ -420,7 +380,12 @@ impl Flow {
     }
 
     /// Ends a request: its record is completed, and when that is durable it is answered.
-    fn end(&mut self, id: RecordId, outcome: Outcome, timing: Option<shared::contract::Timing>) {
+    pub(crate) fn end(
+        &mut self,
+        id: RecordId,
+        outcome: Outcome,
+        timing: Option<shared::contract::Timing>,
+    ) {
         let at_unix_ms = self.clock.now_unix_ms();
         let Some(flight) = self.in_flight.flights.get_mut(&id) else {
             return;
@@ -442,13 +407,14 @@ impl Flow {
             Stored::Not => Write::Insert(flight.record.clone()),
             Stored::Open => Write::Complete(flight.record.clone()),
             // Completed when the opening is durable.
-            Stored::Opening | Stored::Ending => return,
+            Stored::Opening | Stored::TakingOver | Stored::Ending => return,
         };
         flight.stored = Stored::Ending;
-        self.write(id, write);
+        self.write(write);
     }
 
-    fn write(&mut self, id: RecordId, write: Write) {
+    pub(crate) fn write(&mut self, write: Write) {
+        let id = write.id();
         if self.log.write(write).is_err() {
             self.written((id, None));
         }
@@ -461,23 +427,23 @@ impl Flow {
         let Some(flight) = self.in_flight.flights.get_mut(&id) else {
             return;
         };
-        let was_opening = flight.stored == Stored::Opening;
+        let was = flight.stored;
         match written {
-            Some(Written::Done) if was_opening => {
-                flight.stored = Stored::Open;
-                self.opened(id);
-            }
-            Some(Written::Done) => self.reply(id),
-            Some(Written::DuplicateRequest) => {
-                let lookup = Lookup::Duplicate(id, flight.record.request_id.clone());
-                if self.lookups.try_send(lookup).is_err() {
-                    self.drop_flight(id, "duplicate_not_looked_up");
+            Some(Written::Done) => match was {
+                Stored::Opening => {
+                    flight.stored = Stored::Open;
+                    self.opened(id);
                 }
-            }
-            // Closed by somebody else, who found it overdue: so has the frontend.
-            Some(Written::AlreadyEnded) => self.drop_flight(id, "already_ended"),
+                Stored::TakingOver => {
+                    flight.stored = Stored::Open;
+                    self.taken_over(id);
+                }
+                Stored::Not | Stored::Open | Stored::Ending => self.reply(id),
+            },
+            // Somebody else has it, or had it and ended it.
+            Some(Written::DuplicateRequest | Written::AlreadyEnded) => self.look_up_record(id),
             // A pure task is done all the same: its last write decides.
-            None if was_opening && flight.record.pure && flight.record.end.is_none() => {
+            None if was == Stored::Opening && flight.record.pure && flight.record.end.is_none() => {
                 flight.stored = Stored::Not;
             }
             None => {
@@ -491,24 +457,18 @@ impl Flow {
     }
 
     /// A record is durable as open.
-    fn opened(&mut self, id: RecordId) {
+    pub(crate) fn opened(&mut self, id: RecordId) {
         let Some(flight) = self.in_flight.flights.get_mut(&id) else {
             return;
         };
         if flight.record.end.is_some() {
             flight.stored = Stored::Ending;
             let write = Write::Complete(flight.record.clone());
-            return self.write(id, write);
+            return self.write(write);
         }
-        if flight.work.is_none() && !flight.record.pure {
-            match self.service_of(id) {
-                Some(service) => self.work(vec![id], None, service),
-                None => self.fail(
-                    id,
-                    FailureCode::UnknownTask,
-                    "the task was taken off the map",
-                ),
-            }
+        if !flight.record.pure {
+            let silent_after = self.silent_after(id);
+            self.dispatch(id, silent_after);
         }
     }
 
@@ -542,7 +502,7 @@ impl Flow {
     }
 
     /// Publishes the reply, and the request is over.
-    fn answer(&mut self, id: RecordId, ended: Ended) {
+    pub(crate) fn answer(&mut self, id: RecordId, ended: Ended) {
         let Some(flight) = self.over(id) else { return };
         if let Ended::Failed(failure) = &ended {
             self.metrics.failed(failure.code.as_str());
@@ -556,29 +516,8 @@ impl Flow {
         );
     }
 
-    /// Another record has the same request id: the frontend offered the request twice. Its answer
-    /// is this one's too; while it has none, whoever holds it will answer.
-    fn answer_duplicate(&mut self, id: RecordId, stored: Option<Box<StoredRecord>>) {
-        let ended = stored.and_then(|stored| match (stored.status.as_str(), stored.response) {
-            ("answered", Some(text)) => Some(Ended::Final(text)),
-            ("open", _) => None,
-            (_, _) => {
-                let code = stored.reason.as_deref().and_then(FailureCode::from_name);
-                let code = code.unwrap_or(FailureCode::Abandoned);
-                Some(Ended::Failed(Failure::new(
-                    code,
-                    stored.detail.unwrap_or_default(),
-                )))
-            }
-        });
-        match ended {
-            Some(ended) => self.answer(id, ended),
-            None => self.drop_flight(id, "duplicate"),
-        }
-    }
-
     /// The request is over without a reply of ours.
-    fn drop_flight(&mut self, id: RecordId, why: &'static str) {
+    pub(crate) fn drop_flight(&mut self, id: RecordId, why: &'static str) {
         self.metrics.failed(why);
         self.over(id);
     }
@@ -620,14 +559,5 @@ impl Flow {
             // The frontend offers the request again, and the log has the answer.
             self.metrics.dropped("outbox_full");
         }
-    }
-}
-
-fn question_of(record: &Record) -> Question {
-    Question {
-        from_service: record.frontend.service.to_string(),
-        task: record.task.clone(),
-        subtask: record.subtask.clone(),
-        body: record.body.clone(),
     }
 }

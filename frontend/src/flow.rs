@@ -20,9 +20,10 @@ use shared::{
     discovery::{EVENTS_KEYWORD, Member, Roster},
     outbox::{Letter, Outbox, Undelivered},
     placement::Placement,
+    retry_budget::RetryBudget,
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 use tracing::debug;
@@ -36,6 +37,12 @@ use crate::{
 
 /// Messages taken at one wake-up.
 const BATCH_MAX: usize = 256;
+/// An events service is silent when it has not answered within this share of the time that is left.
+const SILENT_SHARE: u32 = 3;
+/// But it is given at least so long.
+const SILENT_AFTER_MIN: Duration = Duration::from_millis(100);
+/// How often a request is offered, when nobody answers.
+const OFFERS_MAX: u32 = 3;
 
 /// What a caller asks.
 #[derive(Debug)]
@@ -67,6 +74,8 @@ pub(crate) struct Flow {
     pub(crate) roster: Arc<Roster>,
     /// Short sections, no await inside.
     pub(crate) placement: Mutex<Placement>,
+    /// Of tasks that are offered again because nobody answers. Short sections, no await inside.
+    pub(crate) budget: Mutex<RetryBudget>,
     pub(crate) outbox: Outbox<Offer>,
     pub(crate) link: watch::Receiver<Link>,
     pub(crate) metrics: Arc<Metrics>,
@@ -81,13 +90,16 @@ impl Flow {
             flow: self,
             pending: self.pending.register(task.clone()),
         };
+        self.budget().earn();
         self.offer(&task, due)?;
-        match tokio::time::timeout_at(due, &mut place.pending.answer).await {
-            Ok(Ok(Ended::Final(text))) => Ok(text),
-            Ok(Ok(Ended::Raw(text))) => Ok(normalize_result(&task.task, text)?),
-            Ok(Ok(Ended::Failed(failure))) => Err(failure.into()),
-            // The sender is dropped with the place only.
-            Ok(Err(_)) | Err(_) => Err(Failure::new(
+        match self
+            .reply(&task.request_id, &mut place.pending.answer, due)
+            .await
+        {
+            Some(Ended::Final(text)) => Ok(text),
+            Some(Ended::Raw(text)) => Ok(normalize_result(&task.task, text)?),
+            Some(Ended::Failed(failure)) => Err(failure.into()),
+            None => Err(Failure::new(
                 FailureCode::DeadlineExceeded,
                 format!(
                     "there was no reply of {} within the deadline; the audit log says how far the \
@@ -100,6 +112,30 @@ impl Flow {
             )
             .into()),
         }
+    }
+
+    /// Waits for the reply until `due`. Task or reply may have got lost, or the events service may be
+    /// unable to say that it cannot go on: when it has been silent for a share of the time that is
+    /// left, the task is offered once more.
+    async fn reply(
+        &self,
+        id: &RequestId,
+        answer: &mut oneshot::Receiver<Ended>,
+        due: Instant,
+    ) -> Option<Ended> {
+        for _ in 1..OFFERS_MAX {
+            let left = due.saturating_duration_since(Instant::now());
+            let silent_at = Instant::now() + (left / SILENT_SHARE).max(SILENT_AFTER_MIN);
+            if silent_at >= due {
+                break;
+            }
+            match tokio::time::timeout_at(silent_at, &mut *answer).await {
+                Ok(answer) => return answer.ok(),
+                Err(_) => self.offer_after_silence(id),
+            }
+        }
+        // The sender is dropped with the place only.
+        tokio::time::timeout_at(due, answer).await.ok()?.ok()
     }
 
     // 1. Parse and classify; 2. choose an events service.
@@ -246,25 +282,54 @@ impl Flow {
 
     /// Offers a task to another events service; the request keeps its id, so it is recorded once.
     fn offer_elsewhere(&self, task: &Arc<Task>) {
-        let lost = &task.to.container;
-        let chosen = {
-            let mut placement = self.placement();
-            placement
-                .choose(EVENTS_KEYWORD, std::slice::from_ref(lost))
-                .inspect(|_| {
-                    placement.done(lost);
-                })
-        };
-        let Some(other) = chosen else {
-            self.fail(&task.request_id, no_events_service());
+        match self.other_than(&task.to.container) {
+            Some(other) => self.offer_to(other, task),
+            None => self.fail(&task.request_id, no_events_service()),
+        }
+    }
+
+    /// Offers a task once more, to another events service if there is one. One of ours has it
+    /// recorded once all the same; an older one would do it twice, so there it waits.
+    fn offer_after_silence(&self, id: &RequestId) {
+        let Some(task) = self.pending.task(id) else {
             return;
         };
-        self.metrics.unused("offered_elsewhere");
+        if !self.roster.is_ours(&task.to.container) || !self.budget().spend() {
+            return;
+        }
+        match self.other_than(&task.to.container) {
+            Some(other) if self.roster.is_ours(&other.address.container) => {
+                self.offer_to(other, &task);
+            }
+            other => {
+                if let Some(older) = other {
+                    self.placement().done(&older.address.container);
+                }
+                self.metrics.unused("offered_again");
+                self.offer_pending(&task);
+            }
+        }
+    }
+
+    /// Another events service than this one.
+    fn other_than(&self, container: &ContainerId) -> Option<Member> {
+        self.placement()
+            .choose(EVENTS_KEYWORD, std::slice::from_ref(container))
+    }
+
+    /// Offers a task to the events service that was chosen for it, in place of the one before.
+    fn offer_to(&self, other: Member, task: &Arc<Task>) {
         let again = Arc::new(Task {
             to: other.address,
             ..Task::clone(task)
         });
-        self.pending.offered(again.clone());
+        if !self.pending.offered(again.clone()) {
+            // It was answered this moment.
+            self.placement().done(&again.to.container);
+            return;
+        }
+        self.placement().done(&task.to.container);
+        self.metrics.unused("offered_elsewhere");
         self.offer_pending(&again);
     }
 
@@ -294,6 +359,10 @@ impl Flow {
         if let Err(failure) = self.offer(task, due) {
             self.fail(&task.request_id, failure);
         }
+    }
+
+    fn budget(&self) -> MutexGuard<'_, RetryBudget> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn placement(&self) -> MutexGuard<'_, Placement> {

@@ -16,6 +16,7 @@ use std::{
 use axum::{Router, body::Body};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
+use shared::object_ids::ObjectIds;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -25,11 +26,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
-use crate::{
-    metrics::Metrics,
-    routes::{RequestIdSource, respond},
-    settings::ConnectionLimits,
-};
+use crate::{metrics::Metrics, routes::respond, settings::ConnectionLimits};
 
 /// Bytes of a request's head that are buffered. hyper's default, 400 KiB, is a lot for each of ten
 /// thousand connections.
@@ -60,7 +57,7 @@ pub(crate) async fn serve(
     let server = Arc::new(Server {
         limits,
         metrics,
-        ids: RequestIdSource::new(),
+        ids: ObjectIds::default(),
         stop,
     });
     loop {
@@ -133,7 +130,7 @@ async fn refuse(mut stream: TcpStream) -> io::Result<()> {
 struct Server {
     limits: ConnectionLimits,
     metrics: Arc<Metrics>,
-    ids: RequestIdSource,
+    ids: ObjectIds,
     stop: CancellationToken,
 }
 

@@ -63,11 +63,14 @@ impl PendingRegistry {
         self.waiting.get(id).map(|waiting| waiting.task.clone())
     }
 
-    /// The request has been offered to another events service.
-    pub fn offered(&self, task: Arc<Task>) {
-        if let Some(mut waiting) = self.waiting.get_mut(&task.request_id) {
+    /// The request is offered to another events service. Whether it still waits.
+    pub fn offered(&self, task: Arc<Task>) -> bool {
+        let waiting = self.waiting.get_mut(&task.request_id);
+        let waits = waiting.is_some();
+        if let Some(mut waiting) = waiting {
             waiting.task = task;
         }
+        waits
     }
 
     /// What waits, of those whose events service fulfils the condition.

@@ -1,12 +1,6 @@
 //! Which path is what.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Extension, Router,
@@ -20,6 +14,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Serialize;
 use shared::{
     contract::{RequestId, excerpt},
+    object_ids::ObjectIds,
     ops::{self, Ops},
 };
 
@@ -217,27 +212,12 @@ impl RequestIds {
     }
 }
 
-/// Makes our ids: a random part per process and a counter.
-#[derive(Debug)]
-pub(crate) struct RequestIdSource {
-    process: u64,
-    counter: AtomicU64,
-}
-
-impl RequestIdSource {
-    pub(crate) fn new() -> Self {
+impl RequestIds {
+    /// Our ids of requests are ids of records: the events service gives the request that record.
+    fn of(headers: &HeaderMap, ids: &ObjectIds) -> Self {
+        let ours = ids.next().to_string();
         Self {
-            process: rand::random(),
-            counter: AtomicU64::new(0),
-        }
-    }
-
-    fn ids(&self, headers: &HeaderMap) -> RequestIds {
-        let count = self.counter.fetch_add(1, Ordering::Relaxed);
-        let ours = format!("{:016x}{count:016x}", self.process);
-        let ours = ours.parse().expect("32 digits are not empty");
-        RequestIds {
-            ours,
+            ours: ours.parse().expect("24 digits are not empty"),
             callers: headers.get(REQUEST_ID).and_then(sane),
         }
     }
@@ -257,11 +237,11 @@ fn sane(value: &HeaderValue) -> Option<String> {
 /// Runs a request through the routes; every answer carries an `X-Request-Id`.
 pub(crate) async fn respond(
     router: &mut Router,
-    ids: &RequestIdSource,
+    ids: &ObjectIds,
     mut request: axum::http::Request<Body>,
 ) -> Response {
     use tower::Service;
-    let ids = ids.ids(request.headers());
+    let ids = RequestIds::of(request.headers(), ids);
     let shown = HeaderValue::from_str(ids.shown());
     request.extensions_mut().insert(ids);
     let Ok(mut response) = router.call(request).await;

@@ -14,6 +14,7 @@ use shared::{
     ops::{self, Check, Ops, Readiness},
     outbox::outbox,
     placement::Placement,
+    retry_budget::RetryBudget,
     settings, shutdown, telemetry,
 };
 use tokio::{net::TcpListener, sync::watch};
@@ -75,6 +76,7 @@ pub async fn run(
         pending: Arc::new(PendingRegistry::default()),
         roster: node.roster.clone(),
         placement: Mutex::new(placement),
+        budget: Mutex::new(RetryBudget::default()),
         outbox,
         link: node.bus.link(),
         metrics: metrics.clone(),

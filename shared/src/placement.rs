@@ -53,6 +53,17 @@ impl Placement {
         Some(chosen)
     }
 
+    /// Takes this container, if it may be sent work; counts like [`Placement::choose`].
+    pub fn choose_this(&mut self, container: &ContainerId) -> Option<Member> {
+        let members = self.members.borrow();
+        let chosen = members
+            .iter()
+            .find(|member| member.address.container == *container)?
+            .clone();
+        *self.in_flight.entry(container.clone()).or_default() += 1;
+        Some(chosen)
+    }
+
     /// One that was chosen has ended.
     pub fn done(&mut self, container: &ContainerId) {
         if let Some(count) = self.in_flight.get_mut(container) {

@@ -126,9 +126,7 @@ impl GroupCommit {
 
 async fn write(log: Arc<dyn AuditLog>, batch: Vec<Write>) -> Vec<Outcome> {
     let begun = Instant::now();
-    let ids = batch.iter().map(|write| match write {
-        Write::Insert(record) | Write::Complete(record) => record.id,
-    });
+    let ids = batch.iter().map(Write::id);
     loop {
         match log.write(&batch).await {
             Ok(written) => return ids.zip(written.into_iter().map(Some)).collect(),

@@ -8,8 +8,8 @@ mod stage;
 
 use std::time::Duration;
 
-use events_service::audit::{Outcome, Written};
-use shared::contract::{Ended, Failure, FailureCode};
+use events_service::audit::{End, Outcome, Progress, Record, Written};
+use shared::contract::{Address, Ended, Failure, FailureCode};
 use stage::{Stage, ended_text};
 
 const PURE: &str = "NUMBER";
@@ -328,6 +328,103 @@ async fn a_task_offered_twice_is_done_once() {
     assert_eq!(stage.reply("r1").await, Ended::Final("paid".into()));
     assert!(backend.nothing_for(Duration::from_millis(100)).await);
     assert_eq!(stage.log.all().len(), 1);
+}
+
+/// An id as our frontends make them: that of its record.
+const REQUEST: &str = "65530a5066ef23a1b2c3d4e5";
+
+/// The open record of a request that was dispatched to `b1` by another events service.
+fn held_by_another() -> Record {
+    let (_, record) = memory_log::example();
+    Record {
+        id: REQUEST.parse().unwrap(),
+        request_id: REQUEST.parse().unwrap(),
+        events_service: Address::new("events0", "events-service").unwrap(),
+        progress: Progress {
+            backend: Some(Address::new("b1", "backend").unwrap()),
+            ..Progress::default()
+        },
+        ..record
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_dead_events_service_held_is_finished_at_the_same_backend() {
+    let mut stage = Stage::with(|log| log.hold_record(held_by_another())).await;
+    let mut asked = stage.backend("b1").await;
+    let mut others = [stage.backend("b2").await, stage.backend("b3").await];
+    stage.ask(REQUEST, EFFECT, "{}").await;
+    let dispatch = asked.dispatch().await;
+    assert_eq!(
+        (dispatch.record_id.to_string().as_str(), dispatch.attempt),
+        (REQUEST, Some(2))
+    );
+    asked.answer(&dispatch, Ended::Final("paid".into())).await;
+    assert_eq!(stage.reply(REQUEST).await, Ended::Final("paid".into()));
+    assert_eq!(others[0].count() + others[1].count(), 0);
+    let record = stage.log.only();
+    assert_eq!(
+        record.end.unwrap().outcome,
+        Outcome::Answered("paid".into())
+    );
+    assert_eq!(record.events_service.container.as_str(), "events1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_living_events_service_holds_is_left_to_it() {
+    let mut stage = Stage::with(|log| log.hold_record(held_by_another())).await;
+    stage.announce("events0", "events-service").await;
+    let mut backend = stage.backend("b1").await;
+    stage.ask(REQUEST, EFFECT, "{}").await;
+    assert!(backend.nothing_for(Duration::from_secs(1)).await);
+    assert!(stage.no_reply_for(Duration::from_millis(10)).await);
+    assert_eq!(
+        stage.log.only().events_service.container.as_str(),
+        "events0"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_has_answered_is_answered_the_same() {
+    let mut ended = held_by_another();
+    ended.end = Some(End {
+        outcome: Outcome::Answered("paid".into()),
+        at_unix_ms: 1,
+        waited_us: None,
+        ran_us: None,
+    });
+    let mut stage = Stage::with(|log| log.hold_record(ended)).await;
+    let mut backend = stage.backend("b1").await;
+    stage.ask(REQUEST, EFFECT, "{}").await;
+    assert_eq!(stage.reply(REQUEST).await, Ended::Final("paid".into()));
+    assert!(backend.nothing_for(Duration::from_secs(1)).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pure_task_that_another_holds_is_completed_by_whoever_is_first() {
+    let mut stage = Stage::with(|log| log.hold_record(held_by_another())).await;
+    stage.announce("events0", "events-service").await;
+    let mut backend = stage.backend("b1").await;
+    stage.ask(REQUEST, PURE, "{}").await;
+    let dispatch = backend.dispatch().await;
+    backend.answer(&dispatch, Ended::Final("15".into())).await;
+    assert_eq!(stage.reply(REQUEST).await, Ended::Final("15".into()));
+    assert_eq!(
+        stage.log.only().end.unwrap().outcome,
+        Outcome::Answered("15".into())
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_with_an_effect_has_its_backend_in_its_open_record() {
+    let mut stage = Stage::new().await;
+    let mut backend = stage.backend("b1").await;
+    stage.ask(REQUEST, EFFECT, "{}").await;
+    backend.dispatch().await;
+    let record = stage.log.only();
+    assert_eq!(record.id.to_string(), REQUEST);
+    let asked = record.progress.backend.unwrap();
+    assert_eq!((asked.container.as_str(), record.end), ("b1", None));
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,7 +2,7 @@
 //! made to have at a given moment.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -15,7 +15,7 @@ use events_service::audit::{
     Answer, AuditError, AuditLog, End, Filter, Outcome, Progress, Question, Record, StoredRecord,
     Write, Written,
 };
-use shared::contract::{Address, RecordId};
+use shared::contract::{Address, ContainerId, RecordId};
 
 /// The records.
 #[derive(Debug, Default)]
@@ -33,10 +33,31 @@ impl Records {
         if is_duplicate {
             return Written::DuplicateRequest;
         }
-        self.by_id
-            .entry(record.id)
-            .or_insert_with(|| record.clone());
-        Written::Done
+        match self.by_id.entry(record.id) {
+            Entry::Vacant(place) => {
+                place.insert(record.clone());
+                Written::Done
+            }
+            // Our own insert, repeated, or another events service's.
+            Entry::Occupied(known) => {
+                let known = known.get();
+                if known.events_service == record.events_service && known.end == record.end {
+                    Written::Done
+                } else {
+                    Written::DuplicateRequest
+                }
+            }
+        }
+    }
+
+    fn take_over(&mut self, id: RecordId, from: &ContainerId, by: &Address) -> Written {
+        match self.by_id.get_mut(&id) {
+            Some(known) if known.end.is_none() && known.events_service.container == *from => {
+                known.events_service = by.clone();
+                Written::Done
+            }
+            _ => Written::AlreadyEnded,
+        }
     }
 
     pub(crate) fn complete(&mut self, record: &Record) -> Written {
@@ -79,6 +100,11 @@ impl MemoryLog {
         self.records()
             .remembered
             .insert((task.into(), body.into()), text.into());
+    }
+
+    /// Puts a record into the log, as another events service would have.
+    pub(crate) fn hold_record(&self, record: Record) {
+        self.records().by_id.insert(record.id, record);
     }
 
     pub(crate) fn inserts(&self) -> usize {
@@ -129,6 +155,7 @@ impl AuditLog for MemoryLog {
                 records.insert(record)
             }
             Write::Complete(record) => records.complete(record),
+            Write::TakeOver { id, from, by } => records.take_over(*id, from, by),
         });
         Ok(written.collect())
     }
@@ -172,6 +199,12 @@ impl AuditLog for MemoryLog {
             StoredRecord {
                 id: record.id.to_string(),
                 request_id: Some(record.request_id.to_string()),
+                events_container: Some(record.events_service.container.to_string()),
+                backend_container: record
+                    .progress
+                    .backend
+                    .as_ref()
+                    .map(|backend| backend.container.to_string()),
                 status: if outcome.is_some() {
                     "answered"
                 } else {

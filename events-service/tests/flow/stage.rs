@@ -174,12 +174,21 @@ impl Stage {
 
     /// A backend that is announced and does not listen.
     pub(crate) async fn ghost(&self, id: &str) -> Address {
-        let address = Address::new(id, "backend").unwrap();
+        self.announce(id, "backend").await
+    }
+
+    /// A container that announces itself and does nothing else.
+    pub(crate) async fn announce(&self, id: &str, service: &str) -> Address {
+        let address = Address::new(id, service).unwrap();
+        let beside = match service {
+            "events-service" => "Event_Service",
+            _ => "Consuming_Service",
+        };
         let announcer = Announcer {
             address: address.clone(),
             image: Some("image".into()),
             stack: None,
-            announce_beside: "Consuming_Service".into(),
+            announce_beside: beside.into(),
             listen_beside: vec!["Event_Service".into()],
         };
         let condition = Arc::new(Condition::default());

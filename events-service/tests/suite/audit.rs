@@ -60,6 +60,8 @@ macro_rules! audit_suite {
             a_repeated_completion_is_told_from_another_one
             a_record_that_is_not_there_is_not_completed
             a_request_has_one_record
+            a_request_has_one_record_also_under_one_id
+            an_open_record_is_taken_over_once
             texts_are_stored_once
             a_failed_record_says_why
             records_past_their_deadline_are_closed

@@ -62,6 +62,17 @@ text_id!(
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RecordId(pub [u8; 12]);
 
+impl RecordId {
+    /// The record of a request, where the request's id is itself the id of a record, as those of our
+    /// frontends are: whoever is offered the request then gives it the same record.
+    pub fn of_request(request: &RequestId) -> Option<Self> {
+        let id: Self = request.as_str().parse().ok()?;
+        // Only in lower case: two requests must not have one record.
+        let is_lower = !request.as_str().bytes().any(|b| b.is_ascii_uppercase());
+        is_lower.then_some(id)
+    }
+}
+
 impl fmt::Display for RecordId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";

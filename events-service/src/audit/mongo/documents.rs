@@ -11,6 +11,8 @@ use mongodb::bson::{
     spec::BinarySubtype,
 };
 
+use shared::contract::{Address, ContainerId, RecordId};
+
 use crate::audit::{End, Outcome, Progress, Record, Status, text_id::TextId};
 
 /// Field `v` of our records.
@@ -87,6 +89,22 @@ pub(super) fn completion(record: &Record, ended: &End, response: Option<TextId>)
     let mut fields = RawDocumentBuf::new();
     progress(&mut fields, &record.progress);
     end(&mut fields, ended, response);
+    statement(which, fields)
+}
+
+/// A statement of an `update` command: gives an open record of one events service to another.
+pub(super) fn take_over(id: RecordId, from: &ContainerId, by: &Address) -> RawDocumentBuf {
+    let mut which = RawDocumentBuf::new();
+    which.append(cstr!("_id"), ObjectId::from_bytes(id.0));
+    which.append(cstr!("status"), Status::Open.as_str());
+    which.append(cstr!("serviceContainerId"), from.as_str());
+    let mut fields = RawDocumentBuf::new();
+    fields.append(cstr!("serviceContainerId"), by.container.as_str());
+    fields.append(cstr!("serviceContainerService"), by.service.as_str());
+    statement(which, fields)
+}
+
+fn statement(which: RawDocumentBuf, fields: RawDocumentBuf) -> RawDocumentBuf {
     let mut change = RawDocumentBuf::new();
     change.append(cstr!("$set"), fields);
     let mut statement = RawDocumentBuf::new();

@@ -18,8 +18,10 @@ use mongodb::bson::{
 };
 
 use super::{COMMAND_MAX, MongoAuditLog, Texts, WORK_MAX, documents, read};
+use shared::contract::ContainerId;
+
 use crate::audit::{
-    AuditError, Record, Write, Written,
+    AuditError, Record, Status, Write, Written,
     text_id::{KnownIds, TextId},
 };
 
@@ -39,8 +41,8 @@ enum Purpose {
     Responses(Vec<TextId>),
     /// New records of the writes at these places of the batch.
     Inserts(Vec<usize>),
-    /// Ends of records, of the writes at these places of the batch.
-    Completions(Vec<usize>),
+    /// Changes of records, of the writes at these places of the batch.
+    Updates(Vec<usize>),
 }
 
 /// The documents of a batch, each with what it stands for.
@@ -49,7 +51,7 @@ struct Plan {
     requests: Vec<(TextId, RawDocumentBuf)>,
     responses: Vec<(TextId, RawDocumentBuf)>,
     inserts: Vec<(usize, RawDocumentBuf)>,
-    completions: Vec<(usize, RawDocumentBuf)>,
+    updates: Vec<(usize, RawDocumentBuf)>,
 }
 
 impl Texts {
@@ -87,7 +89,7 @@ impl MongoAuditLog {
                     let at = |n: &usize| places.get(*n).copied();
                     doubtful.extend(duplicates.iter().filter_map(at));
                 }
-                Purpose::Completions(places) => {
+                Purpose::Updates(places) => {
                     if count(&reply, "n") != places.len() as u64 {
                         doubtful.extend(places);
                     }
@@ -110,14 +112,17 @@ impl MongoAuditLog {
     ) -> Result<(), AuditError> {
         let ids: Vec<Bson> = doubtful
             .iter()
-            .map(|&n| object_id(record(&batch[n])).into())
+            .map(|&n| object_id(&batch[n]).into())
             .collect();
         let stored = self
             .within(COMMAND_MAX, async {
                 let tasks = self.database().await?.collection::<Document>("tasks");
                 let found = tasks
                     .find(doc! { "_id": { "$in": ids } })
-                    .projection(doc! { "status": 1, "toReceivedTime": 1, "toResponseBodyId": 1 })
+                    .projection(doc! {
+                        "status": 1, "toReceivedTime": 1, "toResponseBodyId": 1,
+                        "serviceContainerId": 1,
+                    })
                     .max_time(WORK_MAX);
                 read::all(found).await.map_err(|error| self.failure(&error))
             })
@@ -127,26 +132,50 @@ impl MongoAuditLog {
             .filter_map(|document| Some((document.get_object_id("_id").ok()?, document)))
             .collect();
         for &n in doubtful {
-            let record = record(&batch[n]);
-            let stored = stored.get(&object_id(record));
+            let stored = stored.get(&object_id(&batch[n]));
             written[n] = match &batch[n] {
-                // Our own insert, repeated: the id is ours.
-                Write::Insert(_) if stored.is_some() => Written::Done,
-                Write::Insert(_) => Written::DuplicateRequest,
-                Write::Complete(_) if stored.is_some_and(|s| is_ended_so(s, record, texts)) => {
+                // Our own insert, repeated.
+                Write::Insert(record)
+                    if stored.is_some_and(|s| {
+                        is_held_by(s, &record.events_service.container)
+                            && is_ended_so(s, record, texts)
+                    }) =>
+                {
                     Written::Done
                 }
-                Write::Complete(_) => Written::AlreadyEnded,
+                Write::Insert(_) => Written::DuplicateRequest,
+                Write::Complete(record)
+                    if stored.is_some_and(|s| is_ended_so(s, record, texts)) =>
+                {
+                    Written::Done
+                }
+                Write::TakeOver { by, .. }
+                    if stored.is_some_and(|s| is_open(s) && is_held_by(s, &by.container)) =>
+                {
+                    Written::Done
+                }
+                Write::Complete(_) | Write::TakeOver { .. } => Written::AlreadyEnded,
             };
         }
         Ok(())
     }
 }
 
-/// Whether the stored record ended exactly as ours. It was then this very completion, in this try or
-/// in an earlier one whose acknowledgement was lost, or one that cannot be told from it.
+fn is_open(stored: &Document) -> bool {
+    stored.get_str("status").ok() == Some(Status::Open.as_str())
+}
+
+fn is_held_by(stored: &Document, events_service: &ContainerId) -> bool {
+    stored.get_str("serviceContainerId").ok() == Some(events_service.as_str())
+}
+
+/// Whether the stored record ended exactly as ours, or is open as ours is. It was then this very
+/// write, in this try or in an earlier one whose acknowledgement was lost, or one that cannot be told
+/// from it.
 fn is_ended_so(stored: &Document, record: &Record, texts: &Texts) -> bool {
-    let Some(end) = &record.end else { return false };
+    let Some(end) = &record.end else {
+        return is_open(stored);
+    };
     let response = end.outcome.text().map(|text| texts.key.id(text).to_hex());
     stored.get_str("status").ok() == Some(end.outcome.status().as_str())
         && stored.get_datetime("toReceivedTime").ok() == Some(&documents::date(end.at_unix_ms))
@@ -159,28 +188,31 @@ impl Plan {
         let mut requests = NewTexts::new(&texts.requests, cstr!("request"));
         let mut responses = NewTexts::new(&texts.responses, cstr!("response"));
         for (n, write) in batch.iter().enumerate() {
-            let record = record(write);
-            let response = record
-                .end
-                .as_ref()
-                .and_then(|end| end.outcome.text())
-                .map(|text| {
-                    let id = texts.key.id(text);
-                    responses.add(id, text, &mut plan.responses);
-                    id
-                });
-            match (write, &record.end) {
-                (Write::Insert(record), _) => {
+            let mut response = |record: &Record| {
+                let text = record.end.as_ref()?.outcome.text()?;
+                let id = texts.key.id(text);
+                responses.add(id, text, &mut plan.responses);
+                Some(id)
+            };
+            match write {
+                Write::Insert(record) => {
+                    let response = response(record);
                     let request = texts.key.id(&record.body);
                     requests.add(request, &record.body, &mut plan.requests);
                     plan.inserts
                         .push((n, documents::record(record, request, response)));
                 }
-                (Write::Complete(record), Some(end)) => {
-                    plan.completions
-                        .push((n, documents::completion(record, end, response)));
+                Write::Complete(record) => {
+                    debug_assert!(record.end.is_some(), "a completion without an end");
+                    let response = response(record);
+                    if let Some(end) = &record.end {
+                        plan.updates
+                            .push((n, documents::completion(record, end, response)));
+                    }
                 }
-                (Write::Complete(_), None) => debug_assert!(false, "a completion without an end"),
+                Write::TakeOver { id, from, by } => {
+                    plan.updates.push((n, documents::take_over(*id, from, by)));
+                }
             }
         }
         plan
@@ -195,9 +227,9 @@ impl Plan {
                 command(insert, "tasks", &documents, concern),
             ));
         }
-        for (ids, documents) in chunks(self.completions) {
+        for (ids, documents) in chunks(self.updates) {
             let command = command(cstr!("update"), "tasks", &documents, concern);
-            commands.push((Purpose::Completions(ids), command));
+            commands.push((Purpose::Updates(ids), command));
         }
         for (ids, documents) in chunks(self.requests) {
             commands.push((
@@ -338,12 +370,6 @@ pub(super) fn count(reply: &Document, field: &str) -> u64 {
         .unwrap_or_default()
 }
 
-fn record(write: &Write) -> &Record {
-    match write {
-        Write::Insert(record) | Write::Complete(record) => record,
-    }
-}
-
-fn object_id(record: &Record) -> ObjectId {
-    ObjectId::from_bytes(record.id.0)
+fn object_id(write: &Write) -> ObjectId {
+    ObjectId::from_bytes(write.id().0)
 }

@@ -6,7 +6,7 @@ use rusqlite::{
     CachedStatement, Connection, OptionalExtension, Transaction, TransactionBehavior, named_params,
     params,
 };
-use shared::contract::FailureCode;
+use shared::contract::{Address, ContainerId, FailureCode, RecordId};
 
 use super::open;
 use crate::audit::{
@@ -101,6 +101,10 @@ update tasks set
     dispatchedTime = coalesce(:dispatched, dispatchedTime), waitedUs = :waited, ranUs = :ran,
     answeredFromId = :answeredFrom
 where _id = :id and status = 'open'";
+
+const TAKE_OVER_TASK: &str = "
+update tasks set serviceContainerId = :by, serviceContainerService = :byService
+where _id = :id and status = 'open' and serviceContainerId = :from";
 
 const INSERT_REQUEST: &str =
     "insert into requests (_id, request) values (?1, ?2) on conflict do nothing";
@@ -227,19 +231,22 @@ impl Store {
         {
             let mut statements = Statements::prepare(&transaction)?;
             for write in batch {
-                let (Write::Insert(record) | Write::Complete(record)) = write;
-                let response = match record.end.as_ref().and_then(|end| end.outcome.text()) {
-                    Some(text) => {
-                        let id = key.id(text);
-                        if !self.responses.contains(id) && new.responses.insert(id) {
-                            statements.response.execute(params![id.to_hex(), text])?;
-                        }
-                        Some(id.to_hex())
+                let mut response = |statements: &mut Statements<'_>,
+                                    record: &Record|
+                 -> rusqlite::Result<Option<String>> {
+                    let end = record.end.as_ref();
+                    let Some(text) = end.and_then(|end| end.outcome.text()) else {
+                        return Ok(None);
+                    };
+                    let id = key.id(text);
+                    if !self.responses.contains(id) && new.responses.insert(id) {
+                        statements.response.execute(params![id.to_hex(), text])?;
                     }
-                    None => None,
+                    Ok(Some(id.to_hex()))
                 };
-                written.push(match (write, &record.end) {
-                    (Write::Insert(record), _) => {
+                written.push(match write {
+                    Write::Insert(record) => {
+                        let response = response(&mut statements, record)?;
                         let id = key.id(&record.body);
                         if !self.requests.contains(id) && new.requests.insert(id) {
                             statements
@@ -248,13 +255,15 @@ impl Store {
                         }
                         statements.insert(record, id, response.as_deref())?
                     }
-                    (Write::Complete(record), Some(end)) => {
-                        statements.complete(record, end, response.as_deref())?
+                    Write::Complete(record) => {
+                        debug_assert!(record.end.is_some(), "a completion without an end");
+                        let response = response(&mut statements, record)?;
+                        match &record.end {
+                            Some(end) => statements.complete(record, end, response.as_deref())?,
+                            None => Written::AlreadyEnded,
+                        }
                     }
-                    (Write::Complete(_), None) => {
-                        debug_assert!(false, "a completion without an end");
-                        Written::AlreadyEnded
-                    }
+                    Write::TakeOver { id, from, by } => statements.take_over(*id, from, by)?,
                 });
             }
         }
@@ -311,12 +320,21 @@ struct NewTexts {
     responses: HashSet<TextId>,
 }
 
+/// What tells whether a record is stored as we wrote it.
+struct Stored {
+    status: String,
+    ended_at: Option<i64>,
+    response: Option<String>,
+    events_service: String,
+}
+
 /// The statements of a batch. They are kept by the connection from batch to batch.
 struct Statements<'c> {
     insert: CachedStatement<'c>,
     complete: CachedStatement<'c>,
     request: CachedStatement<'c>,
     response: CachedStatement<'c>,
+    take_over: CachedStatement<'c>,
     stored: CachedStatement<'c>,
 }
 
@@ -327,8 +345,10 @@ impl<'c> Statements<'c> {
             complete: connection.prepare_cached(COMPLETE_TASK)?,
             request: connection.prepare_cached(INSERT_REQUEST)?,
             response: connection.prepare_cached(INSERT_RESPONSE)?,
+            take_over: connection.prepare_cached(TAKE_OVER_TASK)?,
             stored: connection.prepare_cached(
-                "select status, toReceivedTime, toResponseBodyId from tasks where _id = ?1",
+                "select status, toReceivedTime, toResponseBodyId, serviceContainerId
+                 from tasks where _id = ?1",
             )?,
         })
     }
@@ -382,8 +402,14 @@ impl<'c> Statements<'c> {
         if inserted == 1 {
             return Ok(Written::Done);
         }
-        // Our own insert, repeated, or another record of the same request: the id is ours.
-        let is_ours = self.stored.exists([id])?;
+        // Our own insert, repeated, or another events service's record of the same request.
+        let stored = self.stored(&id)?;
+        let is_ours = stored.is_some_and(|stored| {
+            stored.events_service == record.events_service.container.as_str()
+                && stored.status == status.as_str()
+                && stored.ended_at == ended.at
+                && stored.response.as_deref() == response
+        });
         Ok(if is_ours {
             Written::Done
         } else {
@@ -421,19 +447,55 @@ impl<'c> Statements<'c> {
             return Ok(Written::Done);
         }
         // The same end is this very completion, in an earlier try whose outcome was not known.
-        let stored =
-            self.stored.query_row([id], |row| {
-                let (at, text): (Option<i64>, Option<String>) = (row.get(1)?, row.get(2)?);
-                Ok(row.get_ref(0)?.as_str()? == status
-                    && at == ended.at
-                    && text.as_deref() == response)
-            });
-        let is_ended_so = stored.optional()?.unwrap_or(false);
+        let stored = self.stored(&id)?;
+        let is_ended_so = stored.is_some_and(|stored| {
+            stored.status == status
+                && stored.ended_at == ended.at
+                && stored.response.as_deref() == response
+        });
         Ok(if is_ended_so {
             Written::Done
         } else {
             Written::AlreadyEnded
         })
+    }
+
+    fn take_over(
+        &mut self,
+        id: RecordId,
+        from: &ContainerId,
+        by: &Address,
+    ) -> rusqlite::Result<Written> {
+        let id = id.to_string();
+        let taken = self.take_over.execute(named_params! {
+            ":id": id,
+            ":from": from.as_str(),
+            ":by": by.container.as_str(),
+            ":byService": by.service.as_str(),
+        })?;
+        // Or it was taken in an earlier try whose outcome was not known.
+        let is_ours = taken == 1
+            || self.stored(&id)?.is_some_and(|stored| {
+                stored.status == Status::Open.as_str()
+                    && stored.events_service == by.container.as_str()
+            });
+        Ok(if is_ours {
+            Written::Done
+        } else {
+            Written::AlreadyEnded
+        })
+    }
+
+    fn stored(&mut self, id: &str) -> rusqlite::Result<Option<Stored>> {
+        let stored = self.stored.query_row([id], |row| {
+            Ok(Stored {
+                status: row.get(0)?,
+                ended_at: row.get(1)?,
+                response: row.get(2)?,
+                events_service: row.get(3)?,
+            })
+        });
+        stored.optional()
     }
 }
 

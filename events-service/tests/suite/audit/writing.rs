@@ -1,7 +1,7 @@
 //! What is written, and what is not.
 
 use events_service::audit::{Filter, Outcome, Record, Status, StoredRecord, Write, Written};
-use shared::contract::FailureCode;
+use shared::contract::{Address, FailureCode};
 
 use super::{Place, complete, insert, show};
 use crate::suite::records::*;
@@ -45,7 +45,8 @@ pub(crate) async fn a_repeated_insert_is_done_and_changes_nothing(place: &impl P
     }
     let end = ended(one.clone(), Outcome::Answered("y".into()));
     assert_eq!(complete(&*log, &end).await, Written::Done);
-    assert_eq!(insert(&*log, &one).await, Written::Done);
+    // It is not open any more: whoever offers the request again is told so.
+    assert_eq!(insert(&*log, &one).await, Written::DuplicateRequest);
     assert_eq!(show(&*log, &one).await, stored(&end));
     assert_eq!(place.count("tasks").await, 2);
 }
@@ -97,6 +98,72 @@ pub(crate) async fn a_request_has_one_record(place: &impl Place) {
     assert_eq!(show(&*log, &first).await, stored(&first));
     assert_eq!(log.show(second.id).await.unwrap(), None);
     assert_eq!(place.count("tasks").await, 2);
+}
+
+pub(crate) async fn a_request_has_one_record_also_under_one_id(place: &impl Place) {
+    let log = place.ready().await;
+    let other = |record: &Record| Record {
+        events_service: Address::new("another", "app_events-service").unwrap(),
+        ..record.clone()
+    };
+    let opened = open();
+    assert_eq!(insert(&*log, &opened).await, Written::Done);
+    for twin in [
+        other(&opened),
+        ended(opened.clone(), failed(FailureCode::TaskFailed)),
+    ] {
+        assert_eq!(insert(&*log, &twin).await, Written::DuplicateRequest);
+    }
+    assert_eq!(insert(&*log, &opened).await, Written::Done);
+    assert_eq!(show(&*log, &opened).await, stored(&opened));
+
+    let ended = answered("x");
+    assert_eq!(insert(&*log, &ended).await, Written::Done);
+    let reopened = Record {
+        end: None,
+        ..ended.clone()
+    };
+    for twin in [other(&ended), reopened] {
+        assert_eq!(insert(&*log, &twin).await, Written::DuplicateRequest);
+    }
+    assert_eq!(insert(&*log, &ended).await, Written::Done);
+    assert_eq!(show(&*log, &ended).await, stored(&ended));
+    assert_eq!(place.count("tasks").await, 2);
+}
+
+pub(crate) async fn an_open_record_is_taken_over_once(place: &impl Place) {
+    let log = place.ready().await;
+    let record = open();
+    insert(&*log, &record).await;
+    let heirs = ["heir1", "heir2"].map(|id| Address::new(id, "app_events-service").unwrap());
+    let take = |from: &Address, by: &Address| Write::TakeOver {
+        id: record.id,
+        from: from.container.clone(),
+        by: by.clone(),
+    };
+    let first = take(&record.events_service, &heirs[0]);
+    let second = take(&record.events_service, &heirs[1]);
+    // Repeating it is harmless: the acknowledgement may have been lost.
+    for (write, expected) in [
+        (&first, Written::Done),
+        (&second, Written::AlreadyEnded),
+        (&first, Written::Done),
+    ] {
+        assert_eq!(
+            log.write(std::slice::from_ref(write)).await.unwrap(),
+            [expected]
+        );
+    }
+    let taken = Record {
+        events_service: heirs[0].clone(),
+        ..record.clone()
+    };
+    assert_eq!(show(&*log, &taken).await, stored(&taken));
+    let end = ended(taken, Outcome::Answered("x".into()));
+    assert_eq!(complete(&*log, &end).await, Written::Done);
+    let late = take(&heirs[0], &heirs[1]);
+    assert_eq!(log.write(&[late]).await.unwrap(), [Written::AlreadyEnded]);
+    assert_eq!(show(&*log, &end).await, stored(&end));
 }
 
 pub(crate) async fn texts_are_stored_once(place: &impl Place) {
@@ -235,7 +302,10 @@ pub(crate) async fn a_large_batch_is_answered_in_order(place: &impl Place) {
     }
     assert_eq!(place.count("tasks").await, 300 + 100 + 400);
     let sample = [&batch[0], &batch[996], &batch[997], &batch[999]];
-    for Write::Insert(record) | Write::Complete(record) in sample {
+    for write in sample {
+        let (Write::Insert(record) | Write::Complete(record)) = write else {
+            continue;
+        };
         assert_eq!(show(&*log, record).await, stored(record));
     }
     assert!(log.write(&[]).await.unwrap().is_empty());

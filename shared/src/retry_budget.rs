@@ -1,0 +1,54 @@
+//! How many messages may be repeated because nobody answered.
+
+/// Repeats per first message: at most a tenth more messages than requests.
+const REPEATS_PER_FIRST: f64 = 0.1;
+/// Repeats that an idle system has saved up.
+const REPEATS_SAVED_MAX: f64 = 20.0;
+
+/// A budget for repeats: without one, repeats would keep an overload alive. One owner.
+#[derive(Debug)]
+pub struct RetryBudget {
+    saved: f64,
+}
+
+impl Default for RetryBudget {
+    /// As of an idle system.
+    fn default() -> Self {
+        Self {
+            saved: REPEATS_SAVED_MAX,
+        }
+    }
+}
+
+impl RetryBudget {
+    /// A first message earns a tenth of a repeat.
+    pub fn earn(&mut self) {
+        self.saved = (self.saved + REPEATS_PER_FIRST).min(REPEATS_SAVED_MAX);
+    }
+
+    /// A repeat; whether it may be.
+    pub fn spend(&mut self) -> bool {
+        let may = self.saved >= 1.0;
+        if may {
+            self.saved -= 1.0;
+        }
+        may
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repeats_stay_within_a_tenth_and_what_was_saved() {
+        let mut budget = RetryBudget::default();
+        let spent = (0..1_000)
+            .filter(|_| {
+                budget.earn();
+                budget.spend()
+            })
+            .count();
+        assert!((118..=121).contains(&spent), "{spent}");
+    }
+}
