@@ -1,11 +1,103 @@
 //! What the tests need from outside, by environment variables that `cargo xtask test` sets.
+//!
+//! A program of its own, such as the chaos harness, calls [`provide`] first: it builds and gets
+//! what no variable names.
 
 use std::{
+    collections::BTreeMap,
     env,
+    ffi::OsString,
     path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::OnceLock,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+
+/// What [`provide`] found. A process must not change its own environment while others read it.
+static PROVIDED: OnceLock<BTreeMap<String, OsString>> = OnceLock::new();
+
+const BIN_DIR: &str = "ROUNDTRIP_TEST_BIN_DIR";
+const REDIS_PROGRAM: &str = "ROUNDTRIP_TEST_REDIS_PROGRAM";
+const MONGO_PROGRAM: &str = "ROUNDTRIP_TEST_MONGO_PROGRAM";
+const FAKETIME: &str = "ROUNDTRIP_TEST_FAKETIME";
+
+/// Builds our services with the profile of the running program and finds or installs the programs
+/// that servers are started from, as far as no variable names them. What cargo prints goes to
+/// stderr. Needs the sources and cargo; blocks, the first time for minutes.
+///
+/// # Errors
+/// When something does not compile or a program cannot be had.
+pub fn provide() -> Result<()> {
+    let mut provided = BTreeMap::new();
+    if variable(BIN_DIR).is_none() {
+        provided.insert(BIN_DIR.to_owned(), build()?.into());
+    }
+    if [REDIS_PROGRAM, MONGO_PROGRAM, FAKETIME]
+        .iter()
+        .any(|name| variable(name).is_none())
+    {
+        provided.extend(programs()?);
+    }
+    // A second call finds everything and brings nothing new.
+    PROVIDED.get_or_init(|| provided);
+    Ok(())
+}
+
+/// Builds the services and examples, and answers the folder they are in: the one that this
+/// program was built into.
+fn build() -> Result<PathBuf> {
+    let program = env::current_exe().context("find this program")?;
+    let mut folder = program.parent().context("a program lies in a folder")?;
+    // Test programs lie one deeper.
+    if folder.ends_with("deps") {
+        folder = folder.parent().context("deps lies in a folder")?;
+    }
+    let profile = match folder.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(name) => name,
+    };
+    let target = folder.parent().context("a profile has a folder above")?;
+    let status = cargo()
+        .args(["build", "--bins", "--examples", "--profile", profile])
+        .arg("--target-dir")
+        .arg(target)
+        .stdout(Stdio::null())
+        .status()
+        .context("start cargo")?;
+    ensure!(status.success(), "the services do not compile");
+    Ok(folder.to_owned())
+}
+
+/// Asks `cargo xtask programs`.
+fn programs() -> Result<BTreeMap<String, OsString>> {
+    let output = cargo()
+        .args(["run", "--quiet", "--package", "xtask", "--", "programs"])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("start cargo")?;
+    ensure!(
+        output.status.success(),
+        "`cargo xtask programs` failed: see above"
+    );
+    let text = String::from_utf8(output.stdout)?;
+    let line = |line: &str| {
+        let (name, value) = line.strip_prefix("export ")?.split_once('=')?;
+        Some((name.to_owned(), value.trim_matches('\'').into()))
+    };
+    text.lines()
+        .map(|text| line(text).with_context(|| format!("`cargo xtask programs` says {text:?}")))
+        .collect()
+}
+
+/// The cargo that runs us, in the workspace.
+fn cargo() -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .stdin(Stdio::null());
+    command
+}
 
 /// `host:port` of the Redis server the tests share.
 ///
@@ -37,10 +129,7 @@ pub fn mongo_uri() -> Result<String> {
 /// # Errors
 /// A sentence that says what to do when it is not built.
 pub fn binary(name: &str) -> Result<PathBuf> {
-    let folder = required(
-        "ROUNDTRIP_TEST_BIN_DIR",
-        "the folder with the built binaries",
-    )?;
+    let folder = required(BIN_DIR, "the folder with the built binaries")?;
     let path = Path::new(&folder).join(name);
     ensure!(
         path.is_file(),
@@ -88,7 +177,7 @@ pub fn image_tag() -> Result<String> {
 /// # Errors
 /// A sentence that says what to do when there is none.
 pub fn redis_program() -> Result<PathBuf> {
-    program("ROUNDTRIP_TEST_REDIS_PROGRAM", "redis-server")
+    program(REDIS_PROGRAM, "redis-server")
 }
 
 /// A program that speaks the MongoDB protocol, for tests that start and stop a server of their
@@ -97,25 +186,42 @@ pub fn redis_program() -> Result<PathBuf> {
 /// # Errors
 /// A sentence that says what to do when there is none.
 pub fn mongo_program() -> Result<PathBuf> {
-    program("ROUNDTRIP_TEST_MONGO_PROGRAM", "secantusd-rs")
-        .or_else(|error| program("ROUNDTRIP_TEST_MONGO_PROGRAM", "mongod").map_err(|_| error))
+    program(MONGO_PROGRAM, "secantusd-rs")
+        .or_else(|error| program(MONGO_PROGRAM, "mongod").map_err(|_| error))
 }
 
-fn required(variable: &str, meaning: &str) -> Result<String> {
-    env::var(variable)
-        .ok()
+/// The library libfaketime, which shows a process another time.
+///
+/// # Errors
+/// A sentence that says what to do when there is none.
+pub fn faketime_library() -> Result<PathBuf> {
+    program(FAKETIME, "libfaketime.so.1")
+}
+
+/// A variable that is set, here or by [`provide`].
+fn variable(name: &str) -> Option<OsString> {
+    let provided = || PROVIDED.get()?.get(name).cloned();
+    env::var_os(name)
         .filter(|value| !value.is_empty())
-        .with_context(|| {
-            format!("{variable} is not set ({meaning}): run the tests by `cargo xtask test`")
-        })
+        .or_else(provided)
 }
 
-fn program(variable: &str, name: &str) -> Result<PathBuf> {
-    if let Some(path) = env::var_os(variable) {
+fn required(name: &str, meaning: &str) -> Result<String> {
+    let value = variable(name).with_context(|| {
+        format!("{name} is not set ({meaning}): run the tests by `cargo xtask test`")
+    })?;
+    match value.into_string() {
+        Ok(value) => Ok(value),
+        Err(value) => bail!("{name} is no text: {}", value.display()),
+    }
+}
+
+fn program(variable_name: &str, name: &str) -> Result<PathBuf> {
+    if let Some(path) = variable(variable_name) {
         let path = PathBuf::from(path);
         ensure!(
             path.is_file(),
-            "{variable} names {}, which is no file",
+            "{variable_name} names {}, which is no file",
             path.display()
         );
         return Ok(path);
@@ -126,7 +232,7 @@ fn program(variable: &str, name: &str) -> Result<PathBuf> {
         .find(|candidate| candidate.is_file())
         .with_context(|| {
             format!(
-                "{variable} is not set and {name} is not on the PATH: run the tests by \
+                "{variable_name} is not set and {name} is not on the PATH: run the tests by \
                  `cargo xtask test`"
             )
         })

@@ -46,6 +46,9 @@ enum Chore {
         #[command(subcommand)]
         action: ServersAction,
     },
+    /// Get the programs from which tests, measurements and the chaos harness start servers of their
+    /// own, and print where they are, for the shell: eval "$(cargo xtask programs)"
+    Programs,
     /// Build the images that the swarm tests use, in the engine of the tests.
     Images(ImagesArgs),
     /// Check the dependencies with cargo-deny (bans, licences, sources, advisories), which is
@@ -108,6 +111,7 @@ fn main() -> ExitCode {
             ServersAction::Down => servers::down(),
         }
         .map(|()| ExitCode::SUCCESS),
+        Chore::Programs => servers::print_programs().map(|()| ExitCode::SUCCESS),
         Chore::Images(args) => images::chore(&args).map(|()| ExitCode::SUCCESS),
         Chore::Deny => deny::run(),
     });

@@ -3,6 +3,7 @@
 //! Each of [`redis`], [`mongo`] and [`engine`] knows one server: how to find it, how to start it, how
 //! to tell that it answers. Here is what they have in common, and what remembers servers that stay up.
 
+mod clock;
 mod engine;
 mod mongo;
 mod redis;
@@ -127,11 +128,8 @@ impl Servers {
             (self.redis.variable, self.redis.address.clone()),
             (self.mongo.variable, self.mongo.address.clone()),
         ];
-        for (variable, program) in [
-            ("ROUNDTRIP_TEST_REDIS_PROGRAM", redis::program()?),
-            ("ROUNDTRIP_TEST_MONGO_PROGRAM", mongo::program()?),
-        ] {
-            environment.extend(program.map(|path| (variable, path.display().to_string())));
+        for Program { variable, path, .. } in programs()? {
+            environment.extend(path.map(|path| (variable, path.display().to_string())));
         }
         if let Some(engine) = &self.engine {
             environment.extend(engine.environment());
@@ -190,6 +188,65 @@ impl Servers {
         }
         Ok(())
     }
+}
+
+/// A program, or a library that is loaded into one, from which a test starts what it may break.
+struct Program {
+    /// The variable that tells the tests where it is, and by which a person chooses another.
+    variable: &'static str,
+    path: Option<PathBuf>,
+    /// What a person can do when there is none.
+    advice: &'static str,
+}
+
+impl Program {
+    fn get(
+        variable: &'static str,
+        find_or_install: fn() -> Result<Option<PathBuf>>,
+        advice: &'static str,
+    ) -> Result<Self> {
+        let path = match from_environment(variable) {
+            Some(path) => Some(path.into()),
+            None => find_or_install()?,
+        };
+        Ok(Self {
+            variable,
+            path,
+            advice,
+        })
+    }
+}
+
+/// All of them; what is missing is installed where that is possible.
+fn programs() -> Result<[Program; 3]> {
+    Ok([
+        Program::get(
+            "ROUNDTRIP_TEST_REDIS_PROGRAM",
+            redis::program,
+            redis::ADVICE,
+        )?,
+        Program::get(
+            "ROUNDTRIP_TEST_MONGO_PROGRAM",
+            mongo::program,
+            mongo::ADVICE,
+        )?,
+        Program::get("ROUNDTRIP_TEST_FAKETIME", clock::library, clock::ADVICE)?,
+    ])
+}
+
+/// `cargo xtask programs`. One that cannot be had is told on stderr: whether that is an error knows
+/// who wants to use it.
+///
+/// # Errors
+/// One can be installed, but that fails.
+pub(crate) fn print_programs() -> Result<()> {
+    for program in programs()? {
+        match program.path {
+            Some(path) => println!("export {}='{}'", program.variable, path.display()),
+            None => eprintln!("warning: {}", program.advice),
+        }
+    }
+    Ok(())
 }
 
 /// `cargo xtask servers up`.
