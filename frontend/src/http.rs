@@ -13,10 +13,9 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, body::Body};
+use axum::body::Body;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use shared::object_ids::ObjectIds;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -26,7 +25,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
-use crate::{metrics::Metrics, routes::respond, settings::ConnectionLimits};
+use crate::{metrics::Metrics, routes::Requests, settings::ConnectionLimits};
 
 /// Bytes of a request's head that are buffered. hyper's default, 400 KiB, is a lot for each of ten
 /// thousand connections.
@@ -45,9 +44,8 @@ const REFUSALS_MAX: usize = 64;
 /// Serves connections until `stop`, then lets each finish its request, for at most `drain_timeout`.
 pub(crate) async fn serve(
     listener: TcpListener,
-    router: Router,
+    requests: Requests,
     limits: ConnectionLimits,
-    metrics: Arc<Metrics>,
     drain_timeout: Duration,
     stop: CancellationToken,
 ) {
@@ -55,9 +53,9 @@ pub(crate) async fn serve(
     let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
     let connections = TaskTracker::new();
     let server = Arc::new(Server {
+        metrics: requests.metrics(),
+        requests,
         limits,
-        metrics,
-        ids: ObjectIds::default(),
         stop,
     });
     loop {
@@ -88,11 +86,11 @@ pub(crate) async fn serve(
             }
             continue;
         };
-        let (server, router) = (server.clone(), router.clone());
+        let server = server.clone();
         // Its end, even by a panic in a route, ends one connection; the drain waits for it.
         connections.spawn(async move {
             server.metrics.connections.inc();
-            server.clone().connection(stream, router).await;
+            server.clone().connection(stream).await;
             server.metrics.connections.dec();
             drop(place);
         });
@@ -128,14 +126,14 @@ async fn refuse(mut stream: TcpStream) -> io::Result<()> {
 }
 
 struct Server {
+    requests: Requests,
     limits: ConnectionLimits,
     metrics: Arc<Metrics>,
-    ids: ObjectIds,
     stop: CancellationToken,
 }
 
 impl Server {
-    async fn connection(self: Arc<Self>, stream: TcpStream, router: Router) {
+    async fn connection(self: Arc<Self>, stream: TcpStream) {
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "nodelay");
         }
@@ -145,10 +143,10 @@ impl Server {
             activity: activity.clone(),
         };
         let service = service_fn(|request: hyper::Request<Incoming>| {
-            let (mut router, server, activity) = (router.clone(), self.clone(), activity.clone());
+            let (server, activity) = (self.clone(), activity.clone());
             activity.set(Phase::Busy);
             async move {
-                let response = respond(&mut router, &server.ids, request.map(Body::new)).await;
+                let response = server.requests.answer(request.map(Body::new)).await;
                 activity.set(Phase::Idle(Instant::now()));
                 Ok::<_, std::convert::Infallible>(response)
             }

@@ -17,4 +17,5 @@ mod routes;
 mod run;
 pub mod settings;
 
-pub use run::{RunError, main, run};
+pub use routes::Requests;
+pub use run::{Frontend, RunError, main, run};

@@ -51,8 +51,51 @@ pub(crate) struct RequestIds {
     callers: Option<String>,
 }
 
+/// Answers requests, whatever connection they came by. Cheap to clone.
+#[derive(Clone)]
+pub struct Requests {
+    routes: Router,
+    ids: Arc<ObjectIds>,
+    app: Arc<App>,
+}
+
+impl Requests {
+    pub(crate) fn new(app: App, ops: Ops) -> Self {
+        let app = Arc::new(app);
+        Self {
+            routes: routes(app.clone(), ops),
+            ids: Arc::default(),
+            app,
+        }
+    }
+
+    /// Answers a request; every answer carries an `X-Request-Id`. A client that hangs up is a future
+    /// that is dropped.
+    pub async fn answer(&self, mut request: Request) -> Response {
+        use tower::Service;
+        let ids = RequestIds::of(request.headers(), &self.ids);
+        let shown = HeaderValue::from_str(ids.shown());
+        request.extensions_mut().insert(ids);
+        let Ok(mut response) = self.routes.clone().call(request).await;
+        if let Ok(shown) = shown {
+            response.headers_mut().insert(REQUEST_ID, shown);
+        }
+        response
+    }
+
+    /// What the frontend counts.
+    pub(crate) fn metrics(&self) -> Arc<Metrics> {
+        self.app.metrics.clone()
+    }
+
+    /// How many requests wait for a reply.
+    pub fn waiting(&self) -> usize {
+        self.app.flow.pending.len()
+    }
+}
+
 /// All routes.
-pub(crate) fn routes(app: Arc<App>, ops: Ops) -> Router {
+fn routes(app: Arc<App>, ops: Ops) -> Router {
     Router::new()
         .route("/", get(root))
         .route("/task", post(task))
@@ -232,23 +275,6 @@ fn sane(value: &HeaderValue) -> Option<String> {
             .iter()
             .all(|b| b.is_ascii_alphanumeric() || b"-_.:/+=@,~".contains(b));
     is_sane.then(|| value.to_str().ok().map(str::to_owned))?
-}
-
-/// Runs a request through the routes; every answer carries an `X-Request-Id`.
-pub(crate) async fn respond(
-    router: &mut Router,
-    ids: &ObjectIds,
-    mut request: axum::http::Request<Body>,
-) -> Response {
-    use tower::Service;
-    let ids = RequestIds::of(request.headers(), ids);
-    let shown = HeaderValue::from_str(ids.shown());
-    request.extensions_mut().insert(ids);
-    let Ok(mut response) = router.call(request).await;
-    if let Ok(shown) = shown {
-        response.headers_mut().insert(REQUEST_ID, shown);
-    }
-    response
 }
 
 fn json(status: StatusCode, body: String) -> Response {

@@ -7,17 +7,21 @@ use std::{
 
 use anyhow::Context;
 use shared::{
-    bus::BusError,
+    bus::{BusError, Message},
     contract::{Addressee, direct_channel},
-    discovery::{EVENTS_KEYWORD, Member},
-    node::{Hears, Node},
+    discovery::{EVENTS_KEYWORD, Member, presence::Condition},
+    node::{Hears, Node, Running},
     ops::{self, Check, Ops, Readiness},
     outbox::outbox,
     placement::Placement,
     retry_budget::RetryBudget,
     settings, shutdown, telemetry,
 };
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -26,8 +30,8 @@ use crate::{
     http,
     metrics::Metrics,
     pending::PendingRegistry,
-    routes::{App, routes},
-    settings::{Command, Limits, Settings},
+    routes::{App, Requests},
+    settings::{Command, Limits, RequestLimits, Settings},
 };
 
 /// Why a frontend ended.
@@ -38,94 +42,130 @@ pub enum RunError {
     Bus(#[from] BusError),
 }
 
-/// Answers requests until `stop`, then finishes those in flight.
+/// A frontend that has joined and not yet opened a port: it answers requests while it is driven.
+pub struct Frontend {
+    requests: Requests,
+    flow: Arc<Flow>,
+    heard: mpsc::Receiver<Message>,
+    condition: Arc<Condition>,
+    serving: Check,
+    running: Running,
+    /// The postman, and who watches for events services. They end with the frontend.
+    background: JoinSet<()>,
+}
+
+impl Frontend {
+    /// Subscribes, and makes itself known.
+    ///
+    /// # Errors
+    /// [`RunError`]; an outage of the bus is none, it is waited out.
+    pub async fn start(mut node: Node, limits: RequestLimits) -> Result<Self, RunError> {
+        let me = node.identity.address.clone();
+        info!(container_id = %me.container, service = %me.service, "frontend starts");
+        let consuming = &node.channels.consuming;
+        let channels = vec![consuming.clone(), direct_channel(consuming, &me.container)];
+        let heard = node.bus.subscribe(channels).await?;
+        let metrics = Metrics::register(&mut node.registry);
+
+        // The postman reports to the flow, which holds the postman's queue.
+        let report_to: Arc<OnceLock<Weak<Flow>>> = Arc::default();
+        let reporter = report_to.clone();
+        let (outbox, postman) = outbox(
+            node.bus.clone(),
+            node.roster.clone(),
+            &node.channels.event,
+            &mut node.registry,
+            move |offer, why| {
+                if let Some(flow) = reporter.get().and_then(Weak::upgrade) {
+                    flow.undelivered(&offer, why);
+                }
+            },
+        );
+        let placement = Placement::new(node.roster.members(), node.identity.stack.clone());
+        let flow = Arc::new(Flow {
+            me: Addressee::new(me),
+            clock: node.clock,
+            pending: Arc::new(PendingRegistry::default()),
+            roster: node.roster.clone(),
+            placement: Mutex::new(placement),
+            budget: Mutex::new(RetryBudget::default()),
+            outbox,
+            link: node.bus.link(),
+            metrics: metrics.clone(),
+        });
+        report_to.get_or_init(|| Arc::downgrade(&flow));
+
+        let mut background = JoinSet::new();
+        let check = node.readiness.check("events service");
+        background.spawn(watch_events_services(node.roster.members(), check));
+        let running = node.start();
+        background.spawn(postman.run());
+        let serving = node.readiness.check("serving");
+        let ops = Ops {
+            readiness: node.readiness.clone(),
+            metrics: Arc::new(node.registry),
+        };
+        let app = App {
+            flow: flow.clone(),
+            limits,
+            metrics,
+        };
+        Ok(Self {
+            requests: Requests::new(app, ops),
+            flow,
+            heard,
+            condition: node.condition,
+            serving,
+            running,
+            background,
+        })
+    }
+
+    /// What answers requests.
+    pub fn requests(&self) -> Requests {
+        self.requests.clone()
+    }
+
+    /// Hears replies until `serving` ends, which it does some time after `stop`; then says goodbye.
+    pub async fn drive(self, serving: impl Future<Output = ()>, stop: CancellationToken) {
+        let members = self.flow.roster.members();
+        let listening = self.flow.listen(self.heard, members);
+        self.serving.pass();
+        tokio::select! {
+            () = serving => {}
+            () = listening => {}
+            () = async {
+                stop.cancelled().await;
+                self.serving.wait("stopping");
+                self.condition.drain();
+                std::future::pending::<()>().await;
+            } => {}
+        }
+        drop(self.background);
+        self.running.leave().await;
+        info!("frontend ended");
+    }
+}
+
+/// Answers requests on a listener until `stop`, then finishes those in flight.
 ///
 /// # Errors
 /// [`RunError`]; an outage of the bus is none, it is waited out.
 pub async fn run(
-    mut node: Node,
+    node: Node,
     limits: Limits,
     listener: TcpListener,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
-    let me = node.identity.address.clone();
-    info!(container_id = %me.container, service = %me.service, "frontend starts");
-    let consuming = &node.channels.consuming;
-    let channels = vec![consuming.clone(), direct_channel(consuming, &me.container)];
-    let heard = node.bus.subscribe(channels).await?;
-    let metrics = Metrics::register(&mut node.registry);
-
-    // The postman reports to the flow, which holds the postman's queue.
-    let report_to: Arc<OnceLock<Weak<Flow>>> = Arc::default();
-    let reporter = report_to.clone();
-    let (outbox, postman) = outbox(
-        node.bus.clone(),
-        node.roster.clone(),
-        &node.channels.event,
-        &mut node.registry,
-        move |offer, why| {
-            if let Some(flow) = reporter.get().and_then(Weak::upgrade) {
-                flow.undelivered(&offer, why);
-            }
-        },
-    );
-    let placement = Placement::new(node.roster.members(), node.identity.stack.clone());
-    let flow = Arc::new(Flow {
-        me: Addressee::new(me),
-        clock: node.clock,
-        pending: Arc::new(PendingRegistry::default()),
-        roster: node.roster.clone(),
-        placement: Mutex::new(placement),
-        budget: Mutex::new(RetryBudget::default()),
-        outbox,
-        link: node.bus.link(),
-        metrics: metrics.clone(),
-    });
-    report_to.get_or_init(|| Arc::downgrade(&flow));
-
-    let condition = node.condition.clone();
-    let check = node.readiness.check("events service");
-    let watching = tokio::spawn(watch_events_services(node.roster.members(), check));
-    let running = node.start();
-    let members = node.roster.members();
-    let sending = tokio::spawn(postman.run());
-    let ops = Ops {
-        readiness: node.readiness.clone(),
-        metrics: Arc::new(node.registry),
-    };
-    let app = Arc::new(App {
-        flow: flow.clone(),
-        limits: limits.requests,
-        metrics: metrics.clone(),
-    });
-    let router = routes(app, ops);
-
-    let draining = node.readiness.check("serving");
-    draining.pass();
+    let frontend = Frontend::start(node, limits.requests).await?;
     let serving = http::serve(
         listener,
-        router,
+        frontend.requests(),
         limits.connections,
-        metrics,
         limits.drain_timeout,
         stop.clone(),
     );
-    let listening = flow.listen(heard, members);
-    tokio::pin!(serving, listening);
-    tokio::select! {
-        () = &mut serving => {}
-        () = &mut listening => {}
-        () = async {
-            stop.cancelled().await;
-            draining.wait("stopping");
-            condition.drain();
-            std::future::pending::<()>().await;
-        } => {}
-    }
-    sending.abort();
-    watching.abort();
-    running.leave().await;
-    info!("frontend ended");
+    frontend.drive(serving, stop).await;
     Ok(())
 }
 
