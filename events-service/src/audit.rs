@@ -13,10 +13,13 @@
 use async_trait::async_trait;
 use shared::contract::{Address, ContainerId, Failure, FailureCode, RecordId, RequestId};
 
+mod balance;
 pub mod batch;
 pub mod mongo;
 pub mod sqlite;
 mod text_id;
+
+pub use balance::{Balance, BalanceQuery, Finding, Older, SETTLED_AFTER};
 
 /// The sentence in records that [`AuditLog::close_overdue`] closed.
 const ABANDONED_DETAIL: &str = "the services that held the task ended before it did";
@@ -372,6 +375,12 @@ pub trait AuditLog: Send + Sync + 'static {
     /// # Errors
     /// [`AuditError`].
     async fn show(&self, id: RecordId) -> Result<Option<StoredRecord>, AuditError>;
+
+    /// Counts records by what became of them, and looks for what must not be.
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    async fn balance(&self, query: &BalanceQuery) -> Result<Balance, AuditError>;
 
     /// Whether the store answers now.
     ///

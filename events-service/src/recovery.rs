@@ -8,13 +8,17 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::audit::{AuditError, AuditLog};
+use crate::audit::{AuditError, AuditLog, SETTLED_AFTER};
 
 /// How often open records are looked for whose deadline has passed.
 const SWEEP_EVERY: Duration = Duration::from_secs(2);
 /// Whoever holds a record ends it at its deadline. A record that is open for so long after it was
 /// held by someone who died.
 const ABANDONED_AFTER: Duration = Duration::from_secs(2);
+// A record is overdue when a sweep must have closed it, whoever's clock is a second off.
+const _: () = assert!(
+    ABANDONED_AFTER.as_millis() + SWEEP_EVERY.as_millis() + 1_000 < SETTLED_AFTER.as_millis()
+);
 /// First and longest wait while the log cannot be reached.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 

@@ -1,9 +1,10 @@
 //! The audit log in MongoDB: for deployments.
 //!
 //! Read on in [`mod@write`] (a batch becomes a few commands), [`documents`] (a record becomes a
-//! document), [`read`] (and is read back, also an older events service's), [`prepare`] (what the log
-//! needs), [`failure`] (what the driver's errors mean to us).
+//! document), [`read`] (and is read back, also an older events service's), [`balance`] (and counted),
+//! [`prepare`] (what the log needs), [`failure`] (what the driver's errors mean to us).
 
+mod balance;
 mod documents;
 mod failure;
 mod old_server;
@@ -26,8 +27,8 @@ use shared::contract::{FailureCode, RecordId};
 use tokio::sync::OnceCell;
 
 use super::{
-    ABANDONED_DETAIL, Answer, AuditError, AuditLog, Filter, Question, Status, StoredRecord, Write,
-    Written,
+    ABANDONED_DETAIL, Answer, AuditError, AuditLog, Balance, BalanceQuery, Filter, Question,
+    Status, StoredRecord, Write, Written,
     text_id::{KnownIds, TextKey},
 };
 use crate::settings::Durability;
@@ -49,6 +50,8 @@ const SWEEP_MAX: Duration = Duration::from_secs(10);
 /// How long preparing and listing may take: indexes may have to be built, and records of older
 /// services are looked for without an index.
 const LONG_COMMAND_MAX: Duration = Duration::from_secs(60);
+/// How long each count of a balance may take: it reads all records. Only people ask for it.
+const COUNTING_MAX: Duration = Duration::from_secs(300);
 /// How long to wait for the driver to close its connections.
 const CLOSE_MAX: Duration = Duration::from_secs(2);
 /// Connections to the server. Two batches of four commands each are under way at most, and a look-up
@@ -290,6 +293,10 @@ impl AuditLog for MongoAuditLog {
 
     async fn show(&self, id: RecordId) -> Result<Option<StoredRecord>, AuditError> {
         self.within(LONG_COMMAND_MAX, self.shown(id)).await
+    }
+
+    async fn balance(&self, query: &BalanceQuery) -> Result<Balance, AuditError> {
+        self.balanced(query).await
     }
 
     async fn ping(&self) -> Result<(), AuditError> {

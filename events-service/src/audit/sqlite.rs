@@ -4,8 +4,9 @@
 //! in ms. While the service writes, others may read: `roundtrip audit`, or
 //! `sqlite3 -readonly roundtrip.db 'select * from tasks order by fromReceivedTime desc limit 10'`.
 //!
-//! Read on in [`store`] (tables and writes) and [`read`].
+//! Read on in [`store`] (tables and writes), [`read`] and [`balance`].
 
+mod balance;
 mod open;
 mod read;
 mod store;
@@ -18,7 +19,10 @@ use shared::contract::RecordId;
 use tokio::sync::{mpsc, oneshot};
 
 use self::store::Store;
-use super::{Answer, AuditError, AuditLog, Filter, Question, StoredRecord, Write, Written};
+use super::{
+    Answer, AuditError, AuditLog, Balance, BalanceQuery, Filter, Question, StoredRecord, Write,
+    Written,
+};
 
 /// Commands that wait for the thread. The group commit has two under way, look-ups and the keeper one
 /// each; whoever finds the queue full waits.
@@ -57,6 +61,7 @@ enum Command {
     HasAnswers(Reply<bool>),
     List(Filter, Reply<Vec<StoredRecord>>),
     Show(RecordId, Reply<Option<StoredRecord>>),
+    Balance(BalanceQuery, Reply<Balance>),
     Ping(Reply<()>),
     Close,
 }
@@ -138,6 +143,7 @@ fn serve(mut store: Store, mut queue: mpsc::Receiver<Command>) {
             Command::HasAnswers(reply) => answer(reply, store.has_answers()),
             Command::List(filter, reply) => answer(reply, store.list(&filter)),
             Command::Show(id, reply) => answer(reply, store.show(id)),
+            Command::Balance(query, reply) => answer(reply, store.balance(&query)),
             Command::Ping(reply) => answer(reply, store.ping()),
             Command::Close => break,
         }
@@ -193,6 +199,10 @@ impl AuditLog for SqliteAuditLog {
 
     async fn show(&self, id: RecordId) -> Result<Option<StoredRecord>, AuditError> {
         self.ask(|reply| Command::Show(id, reply)).await
+    }
+
+    async fn balance(&self, query: &BalanceQuery) -> Result<Balance, AuditError> {
+        self.ask(|reply| Command::Balance(*query, reply)).await
     }
 
     async fn ping(&self) -> Result<(), AuditError> {

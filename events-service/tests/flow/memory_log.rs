@@ -12,8 +12,8 @@ use std::{
 
 use async_trait::async_trait;
 use events_service::audit::{
-    Answer, AuditError, AuditLog, End, Filter, Outcome, Progress, Question, Record, StoredRecord,
-    Write, Written,
+    Answer, AuditError, AuditLog, Balance, BalanceQuery, End, Filter, Outcome, Progress, Question,
+    Record, Status, StoredRecord, Write, Written,
 };
 use shared::contract::{Address, ContainerId, RecordId};
 
@@ -223,6 +223,42 @@ impl AuditLog for MemoryLog {
 
     async fn show(&self, _: RecordId) -> Result<Option<StoredRecord>, AuditError> {
         Ok(None)
+    }
+
+    async fn balance(&self, query: &BalanceQuery) -> Result<Balance, AuditError> {
+        self.works()?;
+        let received = query.since_unix_ms.unwrap_or(0)..query.until_unix_ms.unwrap_or(u64::MAX);
+        let mut balance = Balance::default();
+        for record in self.all() {
+            if !received.contains(&record.received_unix_ms) {
+                continue;
+            }
+            balance.records += 1;
+            let outcome = record.end.as_ref().map(|end| &end.outcome);
+            match outcome.map_or(Status::Open, Outcome::status) {
+                Status::Open if record.deadline_unix_ms < query.settled_before_unix_ms => {
+                    balance.overdue.count += 1;
+                    balance.overdue.first.push(record.id.to_string());
+                }
+                Status::Open => balance.in_flight += 1,
+                Status::TimedOut => balance.timed_out += 1,
+                Status::Abandoned => balance.abandoned += 1,
+                Status::Answered | Status::Failed => match outcome {
+                    Some(Outcome::Repeated { .. }) => {
+                        balance.repeated += 1;
+                        continue;
+                    }
+                    Some(Outcome::Failed(failure)) => {
+                        *balance.failed.entry(failure.code.to_string()).or_default() += 1;
+                    }
+                    _ => balance.answered += 1,
+                },
+            }
+            let attempts = u64::from(record.progress.attempts);
+            balance.attempts += attempts;
+            balance.attempts_repeated += attempts.saturating_sub(1);
+        }
+        Ok(balance)
     }
 
     async fn ping(&self) -> Result<(), AuditError> {

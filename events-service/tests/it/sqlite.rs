@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use events_service::audit::{
-    AuditError, AuditLog, Filter, Write, Written,
+    AuditError, AuditLog, Filter, Record, Write, Written,
     sqlite::{SqliteAuditLog, SyncMode},
 };
 use tempfile::TempDir;
@@ -48,6 +48,28 @@ impl Place for File {
         let sql = format!("select count(*) from {collection}");
         let count: i64 = self.raw().query_row(&sql, [], |row| row.get(0)).unwrap();
         u64::try_from(count).unwrap()
+    }
+
+    async fn tamper(&self, record: &Record, field: &str, value: &str) {
+        let sql = format!("update tasks set {field} = ?1 where _id = ?2");
+        let changed = self.raw().execute(&sql, (value, record.id.to_string()));
+        assert_eq!(changed.unwrap(), 1);
+    }
+
+    async fn drop_indexes(&self) {
+        let raw = self.raw();
+        let sql = "select name from sqlite_schema where type = 'index' and tbl_name = 'tasks'
+            and sql is not null";
+        let names: Vec<String> = raw
+            .prepare(sql)
+            .unwrap()
+            .query_map([], |row| row.get(0))
+            .unwrap()
+            .map(Result::unwrap)
+            .collect();
+        for name in names {
+            raw.execute_batch(&format!("drop index {name}")).unwrap();
+        }
     }
 
     async fn empty(&self, collection: &str) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use events_service::{
-    audit::{AuditLog, Outcome, Write, Written, mongo::MongoAuditLog},
+    audit::{AuditLog, Outcome, Record, Write, Written, mongo::MongoAuditLog},
     settings::Durability,
 };
 use mongodb::{
@@ -65,6 +65,18 @@ impl Place for Own {
     async fn count(&self, collection: &str) -> u64 {
         let collection = self.raw().collection::<Document>(collection);
         collection.count_documents(doc! {}).await.unwrap()
+    }
+
+    async fn tamper(&self, record: &Record, field: &str, value: &str) {
+        let tasks = self.raw().collection::<Document>("tasks");
+        let id = ObjectId::from_bytes(record.id.0);
+        let changed = tasks.update_one(doc! { "_id": id }, doc! { "$set": { field: value } });
+        assert_eq!(changed.await.unwrap().modified_count, 1);
+    }
+
+    async fn drop_indexes(&self) {
+        let tasks = self.raw().collection::<Document>("tasks");
+        tasks.drop_indexes().await.unwrap();
     }
 
     async fn empty(&self, collection: &str) {

@@ -1,6 +1,8 @@
 //! Records as older events services left them, in Go, NodeJS and Java, beside ours.
 
-use events_service::audit::{AuditLog, Filter, Status, StoredRecord, Written};
+use events_service::audit::{
+    AuditLog, Balance, BalanceQuery, Filter, Older, Status, StoredRecord, Written,
+};
 use mongodb::bson::{DateTime, Document, doc, oid::ObjectId};
 
 use crate::{
@@ -211,6 +213,35 @@ async fn older_records_are_listed_beside_ours() {
         };
         assert_eq!(ids(&*log, since).await, hex(&[2, 3, 4, 5]));
         assert_eq!(ids(&*log, until).await, hex(&[2, 3, 4]));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn older_records_are_counted_apart() {
+    check(place().await, async |place| {
+        older_records(place).await;
+        let log = place.ready().await;
+        log.write(&inserts(&[answered("15")])).await.unwrap();
+        let count = async |since: Option<u64>, until: Option<u64>| {
+            let query = BalanceQuery {
+                since_unix_ms: since.map(|ms| THEN + ms),
+                until_unix_ms: until.map(|ms| THEN + ms),
+                settled_before_unix_ms: u64::MAX,
+            };
+            log.balance(&query).await.unwrap()
+        };
+        let expected = |ours: u64, records: u64, answered: u64| Balance {
+            records: ours,
+            answered: ours,
+            attempts: ours,
+            older: Older { records, answered },
+            ..Balance::default()
+        };
+        // A lost response is not looked for.
+        assert_eq!(count(None, None).await, expected(1, 5, 3));
+        assert_eq!(count(Some(3_000), None).await, expected(0, 3, 2));
+        assert_eq!(count(None, Some(4_000)).await, expected(1, 2, 1));
     })
     .await;
 }

@@ -1,5 +1,6 @@
 //! What holds for every audit log.
 
+pub(crate) mod counting;
 pub(crate) mod reading;
 pub(crate) mod together;
 pub(crate) mod writing;
@@ -18,6 +19,10 @@ pub(crate) trait Place {
     fn log(&self) -> Arc<dyn AuditLog>;
     /// How many documents or rows there are.
     async fn count(&self, collection: &str) -> u64;
+    /// Changes a text in a record past the log.
+    async fn tamper(&self, record: &Record, field: &str, value: &str);
+    /// Removes the indexes of the records, and with them what they forbid.
+    async fn drop_indexes(&self);
     /// Removes all documents or rows.
     async fn empty(&self, collection: &str);
     /// Removes all that the test has left.
@@ -76,6 +81,15 @@ macro_rules! audit_suite {
             a_record_that_is_not_there_is_not_shown
             texts_of_all_kinds_are_kept
             what_is_written_is_read_back
+        }
+        crate::suite::audit::audit_suite! { $place, counting:
+            an_empty_log_is_balanced
+            every_record_counts_once_as_what_became_of_it
+            what_is_open_past_its_deadline_is_overdue_until_it_is_closed
+            an_answer_whose_response_is_gone_is_found
+            records_that_contradict_themselves_are_found
+            a_request_with_two_records_is_found
+            only_what_was_received_in_the_window_counts
         }
         crate::suite::audit::audit_suite! { $place, together:
             instances_that_start_at_once_agree

@@ -66,6 +66,16 @@ impl FailureCode {
             | TaskPanicked => false,
         }
     }
+
+    /// Whether a backend ran the task and this came of it.
+    pub fn comes_of_running(self) -> bool {
+        use FailureCode::*;
+        match self {
+            DivisionByZero | ResultNotFinite | BadOperands | TaskFailed | TaskPanicked => true,
+            UnknownTask | Overloaded | NoEventsService | NoBackend | BusUnavailable
+            | AuditUnavailable | DeadlineExceeded | Abandoned => false,
+        }
+    }
 }
 
 impl fmt::Display for FailureCode {

@@ -20,7 +20,7 @@ const IDS_MAX: usize = 10_000;
 /// had the same task done at once.
 const RECORDS_PER_QUESTION_MAX: usize = 8;
 /// What an id looks like where it is stored as text.
-const ID_PATTERN: &str = "^[0-9a-fA-F]{24}$";
+pub(super) const ID_PATTERN: &str = "^[0-9a-fA-F]{24}$";
 
 /// The years from 1 to 9999; of others, the conversion to text gives the nearest moment.
 const FOUR_DIGIT_YEARS_MS: std::ops::Range<i64> = -62_135_596_800_000..253_402_300_800_000;
@@ -138,7 +138,7 @@ impl MongoAuditLog {
         let conditions = [
             Some(request),
             status_is(filter.status),
-            received_within(filter),
+            received_within(filter.since_unix_ms, filter.until_unix_ms),
         ];
         let conditions: Vec<Document> = conditions
             .into_iter()
@@ -266,12 +266,12 @@ fn status_is(status: Option<Status>) -> Option<Document> {
 
 /// Times that are no dates are in formats that we do not know: when such a record was made is told
 /// by its id.
-fn received_within(filter: &Filter) -> Option<Document> {
+pub(super) fn received_within(
+    since_unix_ms: Option<u64>,
+    until_unix_ms: Option<u64>,
+) -> Option<Document> {
     let (mut dates, mut ids) = (Document::new(), Document::new());
-    for (operator, limit) in [
-        ("$gte", filter.since_unix_ms),
-        ("$lt", filter.until_unix_ms),
-    ] {
+    for (operator, limit) in [("$gte", since_unix_ms), ("$lt", until_unix_ms)] {
         let Some(limit) = limit else { continue };
         dates.insert(operator, date(limit));
         let seconds = u32::try_from(limit / 1_000).unwrap_or(u32::MAX);
@@ -331,7 +331,7 @@ fn stored_record(
 }
 
 /// An id, as 24 hex digits in lower case. Anything else (a sentence, a number) is none.
-fn id(value: Option<&Bson>) -> Option<String> {
+pub(super) fn id(value: Option<&Bson>) -> Option<String> {
     match value? {
         Bson::ObjectId(id) => Some(id.to_hex()),
         Bson::String(text) => text.parse::<RecordId>().ok().map(|id| id.to_string()),

@@ -15,7 +15,7 @@ use crate::audit::{
 };
 
 /// Field `v` of our records.
-const VERSION: i64 = 2;
+pub(super) const VERSION: i64 = 2;
 /// Name under which the key of the text ids is kept in `meta`.
 const KEY_NAME: &str = "textKey";
 
