@@ -78,6 +78,29 @@ impl Records {
         Ok(())
     }
 
+    /// Sets fields of a task, past everything that guards it.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub async fn tamper(&self, task: &Document, fields: Document) -> Result<()> {
+        let tasks = self.0.collection::<Document>("tasks");
+        let which = doc! { "_id": task.get("_id") };
+        let changed = tasks.update_one(which, doc! { "$set": fields }).await?;
+        ensure!(changed.matched_count == 1, "not there: {task}");
+        Ok(())
+    }
+
+    /// Removes a task, which nothing of ours does.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub async fn remove(&self, task: &Document) -> Result<()> {
+        let tasks = self.0.collection::<Document>("tasks");
+        let removed = tasks.delete_one(doc! { "_id": task.get("_id") }).await?;
+        ensure!(removed.deleted_count == 1, "not there: {task}");
+        Ok(())
+    }
+
     /// The text behind a reference: `requests` by `requestBodyId`, `responses` by
     /// `toResponseBodyId`.
     ///

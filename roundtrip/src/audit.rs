@@ -1,5 +1,8 @@
 //! `roundtrip audit`: reading the audit log.
 
+mod balance;
+mod counters;
+
 use std::fmt::Write;
 
 use anyhow::{Context, bail};
@@ -19,6 +22,7 @@ pub(crate) async fn audit(options: Audit) -> anyhow::Result<()> {
     match options.command {
         AuditCommand::List(options) => list(options).await,
         AuditCommand::Show(options) => show(options).await,
+        AuditCommand::Balance(options) => balance::balance(options).await,
     }
 }
 
@@ -42,8 +46,9 @@ async fn list(options: List) -> anyhow::Result<()> {
     let filter = Filter {
         status: options.status,
         request_id: options.request,
+        since_unix_ms: options.window.since,
+        until_unix_ms: options.window.until,
         records_max: u32::try_from(options.limit).unwrap_or(u32::MAX),
-        ..Filter::default()
     };
     let records = log.list(&filter).await?;
     log.close().await;

@@ -10,6 +10,8 @@ use events_service::{
 };
 use shared::settings::{ProcessSettings, millis, name, port, whole};
 
+use crate::moment::moment;
+
 /// Answers HTTP requests by way of events, and keeps a record of every one.
 ///
 /// Without a command, `up`.
@@ -54,6 +56,7 @@ Examples:
 Examples:
   roundtrip audit list --status failed
   roundtrip audit show 6740a1b2c3d4e5f601234567 -o json
+  roundtrip audit balance --frontend http://localhost:4000
   roundtrip audit list --mongouri localhost --mongodatabase roundtrip")]
     Audit(Audit),
     /// Print the completions of a shell
@@ -134,6 +137,8 @@ pub(crate) enum AuditCommand {
     #[command(after_help = "\
 Examples:
   roundtrip audit list --status failed --limit 100
+  roundtrip audit list --since 15m
+  roundtrip audit list --since 2026-11-21T10:42:00Z --until 2026-11-21T10:43:00Z
   roundtrip audit list --request 4bf92f3577b34da6 -o json")]
     List(List),
     /// Show one record with everything that is known of it
@@ -141,35 +146,80 @@ Examples:
 Example:
   roundtrip audit show 6740a1b2c3d4e5f601234567")]
     Show(Show),
+    /// Add up what became of every request, and exit with 1 when the sum does not hold
+    ///
+    /// Every record has ended or its deadline lies ahead, none has two results, no request has two
+    /// records, and every answer has its text. With --frontend also: what a frontend was offered is
+    /// what it answered, what failed and what is in flight, and every answer that it gave stands in
+    /// the log.
+    #[command(after_help = "\
+Frontends count since they started. With --since or --until only the log's side is cut to that
+time, and the two sides are shown and not compared.
+
+Examples:
+  roundtrip audit balance
+  roundtrip audit balance --frontend http://localhost:4000
+  roundtrip audit balance --since 15m -o json
+  roundtrip audit balance --mongouri localhost --frontend http://10.0.0.5:4000")]
+    Balance(Balance),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct List {
-    #[command(flatten)]
-    pub(crate) store: Store,
     /// Only records of this status
     #[arg(long, value_parser = status)]
     pub(crate) status: Option<Status>,
     /// Only records of this request: its requestId, or the X-Request-Id of the caller
     #[arg(long, value_parser = name)]
     pub(crate) request: Option<String>,
+    #[command(flatten)]
+    pub(crate) window: Window,
     /// At most so many
     #[arg(long, default_value = "20", value_parser = whole(1..=100_000))]
     pub(crate) limit: u64,
     /// What to print
     #[arg(short, long, default_value = "text", value_enum)]
     pub(crate) output: Output,
+    #[command(flatten)]
+    pub(crate) store: Store,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Show {
     /// The record: 24 hex digits
     pub(crate) record: String,
-    #[command(flatten)]
-    pub(crate) store: Store,
     /// What to print
     #[arg(short, long, default_value = "text", value_enum)]
     pub(crate) output: Output,
+    #[command(flatten)]
+    pub(crate) store: Store,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Balance {
+    /// Address of a frontend, to compare its count with the log; one for each frontend, and not the
+    /// address of what stands before them
+    #[arg(long, value_name = "URL", value_parser = name)]
+    pub(crate) frontend: Vec<String>,
+    #[command(flatten)]
+    pub(crate) window: Window,
+    /// What to print
+    #[arg(short, long, default_value = "text", value_enum)]
+    pub(crate) output: Output,
+    #[command(flatten)]
+    pub(crate) store: Store,
+}
+
+/// Which records, by the time they were received.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Window {
+    /// Only records received since then: a time such as 2026-11-21T10:42:00Z, or how long ago (90s,
+    /// 15m, 6h, 7d)
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub(crate) since: Option<u64>,
+    /// Only records received before then
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub(crate) until: Option<u64>,
 }
 
 /// Where the log is.

@@ -3,6 +3,8 @@
 mod audit;
 mod call;
 mod cli;
+mod http;
+mod moment;
 mod out;
 mod up;
 

@@ -4,6 +4,7 @@ mod answers;
 mod custom;
 mod edge;
 mod errors;
+mod ledger;
 mod outage;
 mod records;
 mod several;

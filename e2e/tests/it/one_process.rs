@@ -1,5 +1,7 @@
 //! `roundtrip`: everything in one process, and the command line.
 
+mod ledger;
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, ensure};
@@ -325,6 +327,7 @@ fn wrong_usage_exits_with_2_and_names_what_is_wrong() {
             (&["up", "--port", "70000"], "70000"),
             (&["audit", "list", "-o", "yaml"], "yaml"),
             (&["audit", "show"], "RECORD"),
+            (&["audit", "balance", "--since", "yesterday"], "15m"),
         ] {
             let output = command(case, arguments).await?;
             ensure!(output.code == Some(2), "{arguments:?}: {output:?}");
@@ -364,6 +367,7 @@ fn every_help_has_an_example() {
             &["audit", "--help"],
             &["audit", "list", "--help"],
             &["audit", "show", "--help"],
+            &["audit", "balance", "--help"],
             &["completions", "--help"],
         ] {
             let help = command(case, arguments).await?.success()?;

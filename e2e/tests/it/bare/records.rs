@@ -8,7 +8,7 @@ use e2e::{
     bodies::FIVE,
     case::{Case, run},
     environment, http,
-    process::Launch,
+    process::{Launch, Output},
     records::says,
     until::{SOON, until_true},
 };
@@ -17,17 +17,25 @@ use serde_json::Value;
 
 use super::custom::found;
 
-async fn audit(case: &Case, bare: &Bare<'_>, arguments: &[&str]) -> Result<Value> {
+/// Runs `roundtrip audit` on the deployment's log.
+pub(super) async fn audit_output(
+    case: &Case,
+    bare: &Bare<'_>,
+    arguments: &[&str],
+) -> Result<Output> {
     let (uri, name) = bare.database();
-    let output = Launch::new(case, "audit", &environment::binary("roundtrip")?)
+    Launch::new(case, "audit", &environment::binary("roundtrip")?)
         .args(["audit"])
         .args(arguments)
-        .args(["-o", "json"])
         .env("MONGOURI", uri)
         .env("MONGODATABASE", name)
         .output(Duration::from_secs(20))
-        .await?
-        .success()?;
+        .await
+}
+
+async fn audit(case: &Case, bare: &Bare<'_>, arguments: &[&str]) -> Result<Value> {
+    let arguments = [arguments, &["-o", "json"]].concat();
+    let output = audit_output(case, bare, &arguments).await?.success()?;
     serde_json::from_str(&output).with_context(|| output.clone())
 }
 
