@@ -28,7 +28,7 @@ impl Flow {
                 let how_far = work
                     .and_then(|work| self.in_flight.works.get(&work))
                     .map(|work| {
-                        flight.record.progress = work.progress_so_far();
+                        flight.record.progress = work.progress_so_far(id);
                         work.how_far()
                     })
                     .unwrap_or_else(|| "it was not dispatched".into());

@@ -160,7 +160,7 @@ impl Flow {
         };
         for waiting in &work.waiting {
             if let Some(flight) = self.in_flight.flights.get_mut(waiting) {
-                flight.record.progress = work.progress_so_far();
+                flight.record.progress = work.progress_so_far(*waiting);
             }
             self.fail(*waiting, code, detail);
         }

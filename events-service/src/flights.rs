@@ -60,14 +60,24 @@ pub(crate) struct Work {
 }
 
 impl Work {
+    /// The dispatches that the record of one of those who wait accounts for: all are those of the
+    /// first, so that the records add up.
+    fn attempts_of(&self, id: RecordId) -> u32 {
+        if self.waiting.first() == Some(&id) {
+            self.attempts
+        } else {
+            0
+        }
+    }
+
     /// For the record of a request that was answered.
-    pub(crate) fn progress(&self, answered_by: &Address) -> Progress {
+    pub(crate) fn progress(&self, id: RecordId, answered_by: &Address) -> Progress {
         let dispatched_to = self
             .backend
             .as_ref()
             .filter(|backend| backend.address == *answered_by);
         Progress {
-            attempts: self.attempts,
+            attempts: self.attempts_of(id),
             dispatched_unix_ms: self.dispatched_unix_ms,
             backend: Some(answered_by.clone()),
             image: dispatched_to.and_then(|backend| backend.image.as_deref().map(str::to_owned)),
@@ -75,9 +85,9 @@ impl Work {
     }
 
     /// For the record of a request that was not.
-    pub(crate) fn progress_so_far(&self) -> Progress {
+    pub(crate) fn progress_so_far(&self, id: RecordId) -> Progress {
         Progress {
-            attempts: self.attempts,
+            attempts: self.attempts_of(id),
             dispatched_unix_ms: self.dispatched_unix_ms,
             backend: self.backend.as_ref().map(|backend| backend.address.clone()),
             image: self

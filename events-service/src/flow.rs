@@ -204,7 +204,7 @@ impl Flow {
         };
         flight.stored = Stored::Opening;
         if let Some(work) = flight.work.and_then(|work| self.in_flight.works.get(&work)) {
-            flight.record.progress = work.progress_so_far();
+            flight.record.progress = work.progress_so_far(id);
         }
         let write = Write::Insert(flight.record.clone());
         self.write(write);
@@ -348,7 +348,7 @@ impl Flow {
         };
         for (nth, id) in work.waiting.iter().enumerate() {
             if let Some(flight) = self.in_flight.flights.get_mut(id) {
-                flight.record.progress = work.progress(&result.from);
+                flight.record.progress = work.progress(*id, &result.from);
             }
             let outcome = match &outcome {
                 Ok(text) if nth == 0 => Outcome::Answered(text.clone()),

@@ -56,8 +56,7 @@ pub struct Balance {
     pub without_response: Finding,
     /// Requests with more than one record; they are named by `requestId`.
     pub recorded_twice: Finding,
-    /// Dispatches. Records answered from another one had none of their own; a failure that identical
-    /// tasks shared counts with each of them.
+    /// Dispatches. Of identical tasks that shared one, it counts with the first.
     pub attempts: u64,
     /// Those that were not the first of their record.
     pub attempts_repeated: u64,
@@ -174,7 +173,7 @@ impl Balance {
             Kind::Overdue => self.overdue.count += records,
             Kind::Contradictory => self.contradictory.count += records,
         }
-        // One that shares another's answer also has its attempts.
+        // What was answered from another record was not dispatched.
         if kind != Kind::Repeated {
             self.attempts += group.attempts;
             self.attempts_repeated += group.attempts_repeated;

@@ -1,7 +1,7 @@
 //! Group commit: whatever arrived while the last write was under way goes into the next one. No
 //! timer: an idle system writes at once, a busy one in large batches.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use prometheus_client::{
@@ -26,6 +26,9 @@ const UNDER_WAY_MAX: usize = 2;
 const RETRY_FOR: Duration = Duration::from_millis(1_700);
 /// Pause between tries.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
+
+/// Writes of batches that were given up, kept until the log is back. Beyond, the oldest are dropped.
+const HALF_WRITTEN_MAX: usize = 8_192;
 
 /// What became of a write: `None` when the log could not be written.
 pub type Outcome = (RecordId, Option<Written>);
@@ -57,6 +60,8 @@ pub struct GroupCommit {
     queue: mpsc::Receiver<Write>,
     written: mpsc::Sender<Vec<Outcome>>,
     is_up: watch::Sender<bool>,
+    /// Ends of records from batches that were given up.
+    half_written: VecDeque<Write>,
     batch_size: Histogram,
     failures: Counter,
 }
@@ -84,6 +89,7 @@ pub fn group_commit(
         queue,
         written,
         is_up,
+        half_written: VecDeque::new(),
         batch_size,
         failures,
     };
@@ -95,9 +101,10 @@ impl GroupCommit {
     pub async fn run(mut self) {
         let mut under_way = FuturesUnordered::new();
         let mut is_open = true;
+        let mut is_up = self.is_up.subscribe();
         while is_open || !under_way.is_empty() {
             let mut batch = Vec::new();
-            // Both are cancel-safe: `recv_many` takes nothing unless it completes.
+            // All are cancel-safe: `recv_many` takes nothing unless it completes.
             tokio::select! {
                 count = self.queue.recv_many(&mut batch, BATCH_MAX),
                     if is_open && under_way.len() < UNDER_WAY_MAX =>
@@ -107,29 +114,81 @@ impl GroupCommit {
                         continue;
                     }
                     self.batch_size.observe(count as f64);
-                    under_way.push(write(self.log.clone(), batch));
+                    under_way.push(write(self.log.clone(), batch, true));
                 }
-                Some(written) = under_way.next() => {
-                    if written.iter().any(|(_, outcome)| outcome.is_none()) {
-                        self.failures.inc();
-                        self.is_up.send_replace(false);
-                    }
-                    if self.written.send(written).await.is_err() {
-                        // Whoever waited has ended; what was queued is still written.
-                        continue;
+                Some(batch) = under_way.next() => self.done(batch).await,
+                Ok(()) = is_up.changed(), if is_open => {
+                    if *is_up.borrow_and_update() && !self.half_written.is_empty() {
+                        let count = self.half_written.len().min(BATCH_MAX);
+                        let again = self.half_written.drain(..count).collect();
+                        under_way.push(write(self.log.clone(), again, false));
                     }
                 }
             }
         }
     }
+
+    async fn done(&mut self, batch: Batch) {
+        let is_written = batch.written.is_some();
+        let outcomes = batch.is_waited_for.then(|| batch.outcomes());
+        if is_written {
+            if !batch.is_waited_for && !self.half_written.is_empty() {
+                // The next of them.
+                self.is_up.send_modify(|_| {});
+            }
+        } else {
+            self.failures.inc();
+            self.is_up.send_replace(false);
+            self.keep(batch.writes);
+        }
+        if let Some(outcomes) = outcomes
+            && self.written.send(outcomes).await.is_err()
+        {
+            // Whoever waited has ended; what was queued is still written.
+            tracing::debug!("nobody waits for what was written");
+        }
+    }
+
+    /// Of a batch that was given up, some may be durable: a record as answered, and not the answer's
+    /// text. It is written again when the log is back, so that no record stays half written. Nobody
+    /// waits for it by then. Of a record that is not ended, nothing is missing.
+    fn keep(&mut self, writes: Vec<Write>) {
+        let ends = writes.into_iter().filter(|write| match write {
+            Write::Insert(record) | Write::Complete(record) => record.end.is_some(),
+            Write::TakeOver { .. } => false,
+        });
+        self.half_written.extend(ends);
+        let over = self.half_written.len().saturating_sub(HALF_WRITTEN_MAX);
+        if over > 0 {
+            warn!(writes = over, "given up, their records may be half written");
+            self.half_written.drain(..over);
+        }
+    }
 }
 
-async fn write(log: Arc<dyn AuditLog>, batch: Vec<Write>) -> Vec<Outcome> {
+/// A batch that was tried.
+struct Batch {
+    writes: Vec<Write>,
+    /// `None` when it was given up.
+    written: Option<Vec<Written>>,
+    is_waited_for: bool,
+}
+
+impl Batch {
+    fn outcomes(&self) -> Vec<Outcome> {
+        let ids = self.writes.iter().map(Write::id);
+        match &self.written {
+            Some(written) => ids.zip(written.iter().copied().map(Some)).collect(),
+            None => ids.map(|id| (id, None)).collect(),
+        }
+    }
+}
+
+async fn write(log: Arc<dyn AuditLog>, writes: Vec<Write>, is_waited_for: bool) -> Batch {
     let begun = Instant::now();
-    let ids = batch.iter().map(Write::id);
-    loop {
-        match log.write(&batch).await {
-            Ok(written) => return ids.zip(written.into_iter().map(Some)).collect(),
+    let written = loop {
+        match log.write(&writes).await {
+            Ok(written) => break Some(written),
             Err(AuditError::Unavailable { .. }) if begun.elapsed() < RETRY_FOR => {
                 tokio::time::sleep(RETRY_PAUSE).await;
             }
@@ -137,11 +196,16 @@ async fn write(log: Arc<dyn AuditLog>, batch: Vec<Write>) -> Vec<Outcome> {
                 let error = &error as &dyn std::error::Error;
                 warn!(
                     error,
-                    writes = batch.len(),
+                    writes = writes.len(),
                     "the audit log cannot be written"
                 );
-                return ids.map(|id| (id, None)).collect();
+                break None;
             }
         }
+    };
+    Batch {
+        writes,
+        written,
+        is_waited_for,
     }
 }

@@ -229,6 +229,8 @@ async fn identical_pure_tasks_in_flight_share_one_dispatch() {
     let repeated = |outcome: &Outcome| matches!(outcome, Outcome::Repeated { from, .. } if *from == dispatch.record_id);
     let records = stage.log.all();
     assert_eq!(records.len(), 10);
+    let attempts: u32 = records.iter().map(|r| r.progress.attempts).sum();
+    assert_eq!(attempts, 1, "it was dispatched once");
     let repeats = records
         .iter()
         .filter(|r| repeated(&r.end.as_ref().unwrap().outcome))
@@ -311,6 +313,11 @@ async fn while_the_log_is_down_tasks_are_refused_and_afterwards_done() {
     let dispatch = backend.dispatch().await;
     backend.answer(&dispatch, Ended::Final("15".into())).await;
     assert_eq!(stage.reply("r3").await, Ended::Final("15".into()));
+    // What could not be written is written all the same: it may have been written by half.
+    let records = stage.log.all();
+    let first = records.iter().find(|r| r.request_id.as_str() == "r1");
+    let end = first.unwrap().end.as_ref().unwrap();
+    assert_eq!(end.outcome, Outcome::Answered("15".into()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -417,7 +424,7 @@ async fn a_pure_task_that_another_holds_is_completed_by_whoever_is_first() {
 
 #[tokio::test(start_paused = true)]
 async fn a_task_with_an_effect_has_its_backend_in_its_open_record() {
-    let mut stage = Stage::new().await;
+    let stage = Stage::new().await;
     let mut backend = stage.backend("b1").await;
     stage.ask(REQUEST, EFFECT, "{}").await;
     backend.dispatch().await;
