@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use hashlink::LruCache;
-use shared::contract::{RecordId, RequestId};
+use shared::contract::{ContainerId, RecordId, RequestId};
 use tokio::sync::mpsc;
 use tracing::debug;
 
-use crate::audit::{Answer, AuditLog, Filter, Question, StoredRecord};
+use crate::{
+    audit::{Answer, AuditLog, Filter, Question, Status, StoredRecord},
+    listening::Listening,
+};
 
 /// Answers kept in memory.
 const ANSWERS_MAX: usize = 65_536;
@@ -68,21 +71,30 @@ fn size(question: &Question, answer: &Answer) -> usize {
 pub(crate) enum Lookup {
     /// Whether the log holds an answer.
     Answer(RecordId, Question),
-    /// The record that the request has already.
+    /// The record that the request has already, and whether its holder lives.
     Record(RecordId, RequestId),
+}
+
+/// A request's record.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) stored: Box<StoredRecord>,
+    /// The events service that holds it, if it listens.
+    pub(crate) living_holder: Option<ContainerId>,
 }
 
 /// What was found.
 #[derive(Debug)]
 pub(crate) enum Found {
     Answer(RecordId, Option<Answer>),
-    Record(RecordId, Option<Box<StoredRecord>>),
+    Record(RecordId, Option<Known>),
 }
 
 /// Looks up in batches until the sender is dropped. A log that cannot be read holds no answer: the
 /// task is then done anew, and its own write tells that the log is down.
 pub(crate) async fn look_up(
     log: Arc<dyn AuditLog>,
+    listening: Listening,
     mut lookups: mpsc::Receiver<Lookup>,
     found: mpsc::Sender<Vec<Found>>,
 ) {
@@ -96,8 +108,8 @@ pub(crate) async fn look_up(
                     questions.push(question);
                 }
                 Lookup::Record(record, request_id) => {
-                    let stored = by_request(&*log, &request_id).await;
-                    results.push(Found::Record(record, stored));
+                    let known = by_request(&*log, &listening, &request_id).await;
+                    results.push(Found::Record(record, known));
                 }
             }
         }
@@ -120,7 +132,11 @@ pub(crate) async fn look_up(
     }
 }
 
-async fn by_request(log: &dyn AuditLog, request_id: &RequestId) -> Option<Box<StoredRecord>> {
+async fn by_request(
+    log: &dyn AuditLog,
+    listening: &Listening,
+    request_id: &RequestId,
+) -> Option<Known> {
     let filter = Filter {
         request_id: Some(request_id.to_string()),
         records_max: 8,
@@ -131,10 +147,21 @@ async fn by_request(log: &dyn AuditLog, request_id: &RequestId) -> Option<Box<St
         Vec::new()
     });
     // The filter also finds callers' ids.
-    stored
+    let stored = stored
         .into_iter()
-        .find(|record| record.request_id.as_deref() == Some(request_id.as_str()))
-        .map(Box::new)
+        .find(|record| record.request_id.as_deref() == Some(request_id.as_str()))?;
+    let holder = stored.events_container.as_deref();
+    let holder = holder.and_then(|holder| holder.parse().ok());
+    let living_holder = match holder {
+        Some(holder) if stored.status == Status::Open.as_str() => {
+            listening.among(vec![holder]).await.pop()
+        }
+        _ => None,
+    };
+    Some(Known {
+        stored: Box::new(stored),
+        living_holder,
+    })
 }
 
 #[cfg(test)]

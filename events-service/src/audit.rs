@@ -302,6 +302,18 @@ pub struct Filter {
     pub records_max: u32,
 }
 
+/// Which open records nobody will end.
+#[derive(Debug, Clone)]
+pub struct Overdue {
+    /// Those whose deadline lies before this moment,
+    pub before_unix_ms: u64,
+    /// but none of those that these events services hold: they live and end theirs by themselves.
+    /// Deadlines were written by their clocks, which may be others than ours.
+    pub spared: Vec<ContainerId>,
+    /// The moment of closing.
+    pub now_unix_ms: u64,
+}
+
 /// Why the log could not be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
@@ -350,13 +362,11 @@ pub trait AuditLog: Send + Sync + 'static {
     async fn find_answers(&self, questions: &[Question])
     -> Result<Vec<Option<Answer>>, AuditError>;
 
-    /// Closes as `abandoned` every open record of ours whose deadline lies before the given moment,
-    /// whoever opened it. Returns how many.
+    /// Closes as `abandoned` every open record of ours that is overdue. Returns how many.
     ///
     /// # Errors
     /// [`AuditError`].
-    async fn close_overdue(&self, before_unix_ms: u64, now_unix_ms: u64)
-    -> Result<u64, AuditError>;
+    async fn close_overdue(&self, overdue: &Overdue) -> Result<u64, AuditError>;
 
     /// Whether the log holds any answered record: if not, no question needs to be asked of it.
     ///

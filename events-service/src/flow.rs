@@ -6,6 +6,7 @@
 //! nowhere is in [`delivery`](crate::delivery).
 
 use std::{
+    collections::VecDeque,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
@@ -47,6 +48,10 @@ use crate::{
 /// write everything twice.
 const OPEN_AFTER: Duration = Duration::from_millis(100);
 
+/// A task is refused when the oldest write has waited for more than this share of its time: it is
+/// written twice at most, and has other things to do.
+const LOG_SHARE: u32 = 4;
+
 /// Largest result: a document of MongoDB holds 16 MiB at most.
 pub(crate) const RESULT_BYTES_MAX: usize = 8 << 20;
 /// A reply is of use for so long after the deadline: older frontends wait for longer than that, or
@@ -82,6 +87,9 @@ pub(crate) struct Flow {
     pub(crate) outbox: Outbox<Tag>,
     pub(crate) log: LogWriter,
     pub(crate) log_is_up: watch::Receiver<bool>,
+    /// When the writes that have not come back were queued, oldest first: they come back nearly in
+    /// that order. As many as requests in flight at most.
+    pub(crate) writes_waiting: VecDeque<Instant>,
     pub(crate) lookups: mpsc::Sender<Lookup>,
     /// Whether the log may hold answers that are not in the cache.
     pub(crate) log_may_hold_answers: Arc<AtomicBool>,
@@ -129,7 +137,6 @@ impl Flow {
             let detail = "the audit log cannot be written at present, so nothing is started";
             return self.refuse(&task, Failure::new(FailureCode::AuditUnavailable, detail));
         }
-        self.metrics.taken.inc();
         let maps = self.maps.borrow().clone();
         let map = maps.get(&task.task);
         let usual = self.settings.usual_deadline;
@@ -139,6 +146,11 @@ impl Flow {
         if let Some(timeout) = map.and_then(|map| map.timeout) {
             due = due.min(Instant::now() + timeout);
         }
+        if self.log_is_behind(due) {
+            let detail = "the audit log takes records more slowly than tasks come";
+            return self.refuse(&task, Failure::new(FailureCode::Overloaded, detail));
+        }
+        self.metrics.taken.inc();
         let is_pure = map.is_some_and(|map| map.pure);
         let id = RecordId::of_request(&task.request_id).unwrap_or_else(|| self.ids.next());
         self.board(id, task, is_pure, due);
@@ -161,6 +173,17 @@ impl Flow {
             Some(map) if is_pure => self.answer_or_work(id, &map.service),
             Some(map) => self.work(vec![id], None, map.service.clone()),
         }
+    }
+
+    /// Whether a task would spend too much of its time in the queue of the log. Without this, a log
+    /// that is too slow is only ever given what is about to expire, and nothing is answered.
+    fn log_is_behind(&self, due: Instant) -> bool {
+        let left = due.saturating_duration_since(self.last_task);
+        let oldest = self.writes_waiting.front();
+        !left.is_zero()
+            && oldest.is_some_and(|queued| {
+                self.last_task.saturating_duration_since(*queued) > left / LOG_SHARE
+            })
     }
 
     /// The request is ours from now on: it ends, and its record with it.
@@ -415,15 +438,23 @@ impl Flow {
 
     pub(crate) fn write(&mut self, write: Write) {
         let id = write.id();
-        if self.log.write(write).is_err() {
+        if self.log.write(write).is_ok() {
+            self.writes_waiting.push_back(Instant::now());
+        } else {
             self.written((id, None));
         }
     }
 
     // 5. The reply.
 
+    /// The log has answered.
+    pub(crate) fn log_answered(&mut self, outcome: batch::Outcome) {
+        self.writes_waiting.pop_front();
+        self.written(outcome);
+    }
+
     /// What became of a write.
-    pub(crate) fn written(&mut self, (id, written): batch::Outcome) {
+    fn written(&mut self, (id, written): batch::Outcome) {
         let Some(flight) = self.in_flight.flights.get_mut(&id) else {
             return;
         };

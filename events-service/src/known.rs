@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use shared::contract::{ContainerId, Ended, Failure, FailureCode, RecordId};
 
 use crate::{
-    answers::{Found, Lookup},
+    answers::{Found, Known, Lookup},
     audit::{Answer, Outcome, Question, Record, Status, StoredRecord, Write},
     flights::Stored,
     flow::Flow,
@@ -47,7 +47,7 @@ impl Flow {
     pub(crate) fn found(&mut self, found: Found) {
         match found {
             Found::Answer(id, answer) => self.found_answer(id, answer),
-            Found::Record(id, stored) => self.found_record(id, stored),
+            Found::Record(id, known) => self.found_record(id, known),
         }
     }
 
@@ -84,11 +84,15 @@ impl Flow {
         }
     }
 
-    fn found_record(&mut self, id: RecordId, stored: Option<Box<StoredRecord>>) {
+    fn found_record(&mut self, id: RecordId, known: Option<Known>) {
         let Some(flight) = self.in_flight.flights.get_mut(&id) else {
             return;
         };
-        let Some(stored) = stored else {
+        let Some(Known {
+            stored,
+            living_holder,
+        }) = known
+        else {
             let detail =
                 "the request has a record already, which could not be read from the audit log";
             let failure = Failure::new(FailureCode::AuditUnavailable, detail);
@@ -105,19 +109,13 @@ impl Flow {
             flight.stored = Stored::Open;
             return self.opened(id);
         }
-        let holder = stored
-            .events_container
-            .and_then(|holder| holder.parse::<ContainerId>().ok());
-        match holder {
-            Some(holder)
-                if holder == self.me.address().container || !self.roster.is_alive(&holder) =>
-            {
-                let asked = stored
-                    .backend_container
-                    .and_then(|asked| asked.parse().ok());
-                self.take_over(id, holder, asked);
-            }
-            _ => self.drop_flight(id, "held_by_another"),
+        if living_holder.is_some_and(|holder| holder != self.me.address().container) {
+            return self.drop_flight(id, "held_by_another");
+        }
+        let id_of = |text: Option<String>| text.and_then(|text| text.parse().ok());
+        match id_of(stored.events_container) {
+            Some(holder) => self.take_over(id, holder, id_of(stored.backend_container)),
+            None => self.drop_flight(id, "held_by_nobody"),
         }
     }
 

@@ -16,6 +16,7 @@ mod delivery;
 mod flights;
 mod flow;
 mod known;
+mod listening;
 mod metrics;
 mod recovery;
 mod run;

@@ -1,6 +1,7 @@
 //! Running an events service: as a part of a process, and as a process of its own.
 
 use std::{
+    collections::VecDeque,
     process::ExitCode,
     sync::{
         Arc,
@@ -41,8 +42,9 @@ use crate::{
     },
     flights::Flights,
     flow::{Flow, Tag},
+    listening::Listening,
     metrics::Metrics,
-    recovery,
+    recovery::Keeper,
     settings::{Command, Durability, FlowSettings, MongoSettings, Settings},
     task_maps::TaskMapsFile,
 };
@@ -158,6 +160,7 @@ pub async fn run(
         outbox,
         log: writer,
         log_is_up,
+        writes_waiting: VecDeque::new(),
         lookups,
         log_may_hold_answers: log_may_hold_answers.clone(),
         answers: AnswerCache::new(),
@@ -171,14 +174,18 @@ pub async fn run(
 
     let ending = CancellationToken::new();
     let check = node.readiness.check("audit log");
-    let keeping = tokio::spawn(recovery::keep(
-        log.clone(),
-        node.clock,
+    let listening = Listening::new(node.bus.clone(), &node.channels.event);
+    let keeper = Keeper {
+        log: log.clone(),
+        clock: node.clock,
+        me: flow.me.address().container.clone(),
+        roster: node.roster.clone(),
+        listening: listening.clone(),
         is_up,
-        log_may_hold_answers,
+        may_hold_answers: log_may_hold_answers,
         check,
-        ending.clone(),
-    ));
+    };
+    let keeping = tokio::spawn(keeper.keep(ending.clone()));
     let following = tokio::spawn(maps.follow(ending.clone()));
     let serving_check = node.readiness.check("serving");
     serving_check.pass();
@@ -199,7 +206,7 @@ pub async fn run(
         ops_listener.map(|listener| tokio::spawn(ops::serve(listener, ops, ending.clone())));
     let sending = tokio::spawn(postman.run());
     let committing = tokio::spawn(commit.run());
-    let looking = tokio::spawn(look_up(log.clone(), lookups_queue, found_sender));
+    let looking = tokio::spawn(look_up(log.clone(), listening, lookups_queue, found_sender));
 
     let draining = Draining {
         condition,
@@ -242,7 +249,7 @@ async fn serve(mut flow: Flow, mut inputs: Inputs, draining: &Draining, stop: Ca
                 messages.drain(..).for_each(|message| flow.hear(&message.payload));
             }
             Some(written) = inputs.written.recv() => {
-                written.into_iter().for_each(|outcome| flow.written(outcome));
+                written.into_iter().for_each(|outcome| flow.log_answered(outcome));
             }
             Some(found) = inputs.found.recv() => {
                 found.into_iter().for_each(|found| flow.found(found));

@@ -169,6 +169,14 @@ impl Roster {
             .is_some_and(|entry| !entry.is_suspect && !entry.is_gone)
     }
 
+    /// All containers that may still be at work.
+    pub fn alive(&self) -> Vec<ContainerId> {
+        let is_alive = |(id, entry): (&ContainerId, &Entry)| {
+            (!entry.is_suspect && !entry.is_gone).then(|| id.clone())
+        };
+        self.entries().iter().filter_map(is_alive).collect()
+    }
+
     /// Nobody listens on the container's direct channel: it gets no work until it is heard of again.
     pub fn suspect(&self, container: &ContainerId) {
         self.change(|entries| {

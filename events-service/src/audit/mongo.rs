@@ -20,15 +20,15 @@ use std::{
 use async_trait::async_trait;
 use mongodb::{
     Client, Database,
-    bson::{Document, RawDocumentBuf, doc, rawdoc},
+    bson::{Document, RawArrayBuf, RawDocumentBuf, doc, rawdoc},
     options::{ClientOptions, ConnectionString, HostInfo},
 };
-use shared::contract::{FailureCode, RecordId};
+use shared::contract::{ContainerId, FailureCode, RecordId};
 use tokio::sync::OnceCell;
 
 use super::{
-    ABANDONED_DETAIL, Answer, AuditError, AuditLog, Balance, BalanceQuery, Filter, Question,
-    Status, StoredRecord, Write, Written,
+    ABANDONED_DETAIL, Answer, AuditError, AuditLog, Balance, BalanceQuery, Filter, Overdue,
+    Question, Status, StoredRecord, Write, Written,
     text_id::{KnownIds, TextKey},
 };
 use crate::settings::Durability;
@@ -241,23 +241,21 @@ impl AuditLog for MongoAuditLog {
             .await
     }
 
-    async fn close_overdue(
-        &self,
-        before_unix_ms: u64,
-        now_unix_ms: u64,
-    ) -> Result<u64, AuditError> {
+    async fn close_overdue(&self, overdue: &Overdue) -> Result<u64, AuditError> {
+        let spared = overdue.spared.iter().map(ContainerId::as_str);
         let closing = rawdoc! {
             // Nobody is told of it, so there is no `fromSentTime`.
             "q": {
                 "status": Status::Open.as_str(),
                 "v": documents::VERSION,
-                "deadline": { "$lt": documents::date(before_unix_ms) },
+                "deadline": { "$lt": documents::date(overdue.before_unix_ms) },
+                "serviceContainerId": { "$nin": RawArrayBuf::from_iter(spared) },
             },
             "u": { "$set": {
                 "status": Status::Abandoned.as_str(),
                 "reason": FailureCode::Abandoned.as_str(),
                 "detail": ABANDONED_DETAIL,
-                "toReceivedTime": documents::date(now_unix_ms),
+                "toReceivedTime": documents::date(overdue.now_unix_ms),
             } },
             "multi": true,
         };

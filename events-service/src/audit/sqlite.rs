@@ -20,8 +20,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::store::Store;
 use super::{
-    Answer, AuditError, AuditLog, Balance, BalanceQuery, Filter, Question, StoredRecord, Write,
-    Written,
+    Answer, AuditError, AuditLog, Balance, BalanceQuery, Filter, Overdue, Question, StoredRecord,
+    Write, Written,
 };
 
 /// Commands that wait for the thread. The group commit has two under way, look-ups and the keeper one
@@ -53,11 +53,7 @@ enum Command {
     Prepare(Reply<()>),
     Write(Vec<Write>, Reply<Vec<Written>>),
     FindAnswers(Vec<Question>, Reply<Vec<Option<Answer>>>),
-    CloseOverdue {
-        before_unix_ms: u64,
-        now_unix_ms: u64,
-        reply: Reply<u64>,
-    },
+    CloseOverdue(Overdue, Reply<u64>),
     HasAnswers(Reply<bool>),
     List(Filter, Reply<Vec<StoredRecord>>),
     Show(RecordId, Reply<Option<StoredRecord>>),
@@ -133,13 +129,7 @@ fn serve(mut store: Store, mut queue: mpsc::Receiver<Command>) {
             Command::Prepare(reply) => answer(reply, store.prepare()),
             Command::Write(batch, reply) => answer(reply, store.write(&batch)),
             Command::FindAnswers(questions, reply) => answer(reply, store.find_answers(&questions)),
-            Command::CloseOverdue {
-                before_unix_ms,
-                now_unix_ms,
-                reply,
-            } => {
-                answer(reply, store.close_overdue(before_unix_ms, now_unix_ms));
-            }
+            Command::CloseOverdue(overdue, reply) => answer(reply, store.close_overdue(&overdue)),
             Command::HasAnswers(reply) => answer(reply, store.has_answers()),
             Command::List(filter, reply) => answer(reply, store.list(&filter)),
             Command::Show(id, reply) => answer(reply, store.show(id)),
@@ -176,17 +166,9 @@ impl AuditLog for SqliteAuditLog {
             .await
     }
 
-    async fn close_overdue(
-        &self,
-        before_unix_ms: u64,
-        now_unix_ms: u64,
-    ) -> Result<u64, AuditError> {
-        self.ask(|reply| Command::CloseOverdue {
-            before_unix_ms,
-            now_unix_ms,
-            reply,
-        })
-        .await
+    async fn close_overdue(&self, overdue: &Overdue) -> Result<u64, AuditError> {
+        self.ask(|reply| Command::CloseOverdue(overdue.clone(), reply))
+            .await
     }
 
     async fn has_answers(&self) -> Result<bool, AuditError> {

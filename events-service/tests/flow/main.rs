@@ -321,6 +321,28 @@ async fn while_the_log_is_down_tasks_are_refused_and_afterwards_done() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn while_the_log_is_behind_tasks_are_refused_at_once() {
+    let mut stage = Stage::new().await;
+    let mut backend = stage.backend("b1").await;
+    stage.log.hold(true);
+    stage.ask("r1", EFFECT, "{}").await;
+    tokio::time::sleep(Duration::from_millis(1_300)).await;
+    let asked = tokio::time::Instant::now();
+    stage.ask("r2", EFFECT, "{}").await;
+    assert_eq!(stage.failure("r2").await, FailureCode::Overloaded);
+    assert!(asked.elapsed() < Duration::from_millis(20));
+    stage.log.hold(false);
+    for request in ["r1", "r3"] {
+        if request == "r3" {
+            stage.ask(request, EFFECT, "{}").await;
+        }
+        let dispatch = backend.dispatch().await;
+        backend.answer(&dispatch, Ended::Final("paid".into())).await;
+        assert_eq!(stage.reply(request).await, Ended::Final("paid".into()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_task_offered_twice_is_done_once() {
     let mut stage = Stage::new().await;
     let mut backend = stage.backend("b1").await;
@@ -380,7 +402,7 @@ async fn what_a_dead_events_service_held_is_finished_at_the_same_backend() {
 #[tokio::test(start_paused = true)]
 async fn what_a_living_events_service_holds_is_left_to_it() {
     let mut stage = Stage::with(|log| log.hold_record(held_by_another())).await;
-    stage.announce("events0", "events-service").await;
+    let _listens = stage.listen("Event_Service:events0").await;
     let mut backend = stage.backend("b1").await;
     stage.ask(REQUEST, EFFECT, "{}").await;
     assert!(backend.nothing_for(Duration::from_secs(1)).await);
@@ -410,7 +432,7 @@ async fn what_another_has_answered_is_answered_the_same() {
 #[tokio::test(start_paused = true)]
 async fn a_pure_task_that_another_holds_is_completed_by_whoever_is_first() {
     let mut stage = Stage::with(|log| log.hold_record(held_by_another())).await;
-    stage.announce("events0", "events-service").await;
+    let _listens = stage.listen("Event_Service:events0").await;
     let mut backend = stage.backend("b1").await;
     stage.ask(REQUEST, PURE, "{}").await;
     let dispatch = backend.dispatch().await;

@@ -12,8 +12,8 @@ use std::{
 
 use async_trait::async_trait;
 use events_service::audit::{
-    Answer, AuditError, AuditLog, Balance, BalanceQuery, End, Filter, Outcome, Progress, Question,
-    Record, Status, StoredRecord, Write, Written,
+    Answer, AuditError, AuditLog, Balance, BalanceQuery, End, Filter, Outcome, Overdue, Progress,
+    Question, Record, Status, StoredRecord, Write, Written,
 };
 use shared::contract::{Address, ContainerId, RecordId};
 
@@ -178,7 +178,7 @@ impl AuditLog for MemoryLog {
         Ok(questions.iter().map(find).collect())
     }
 
-    async fn close_overdue(&self, _: u64, _: u64) -> Result<u64, AuditError> {
+    async fn close_overdue(&self, _: &Overdue) -> Result<u64, AuditError> {
         self.works().map(|()| 0)
     }
 

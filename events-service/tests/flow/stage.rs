@@ -172,23 +172,19 @@ impl Stage {
         }
     }
 
-    /// A backend that is announced and does not listen.
-    pub(crate) async fn ghost(&self, id: &str) -> Address {
-        self.announce(id, "backend").await
+    /// Hears a channel and does nothing else.
+    pub(crate) async fn listen(&self, channel: &str) -> mpsc::Receiver<Message> {
+        self.bus.subscribe(vec![channel.to_owned()]).await.unwrap()
     }
 
-    /// A container that announces itself and does nothing else.
-    pub(crate) async fn announce(&self, id: &str, service: &str) -> Address {
-        let address = Address::new(id, service).unwrap();
-        let beside = match service {
-            "events-service" => "Event_Service",
-            _ => "Consuming_Service",
-        };
+    /// A backend that is announced and does not listen.
+    pub(crate) async fn ghost(&self, id: &str) -> Address {
+        let address = Address::new(id, "backend").unwrap();
         let announcer = Announcer {
             address: address.clone(),
             image: Some("image".into()),
             stack: None,
-            announce_beside: beside.into(),
+            announce_beside: "Consuming_Service".into(),
             listen_beside: vec!["Event_Service".into()],
         };
         let condition = Arc::new(Condition::default());

@@ -254,7 +254,12 @@ async fn older_records_are_left_alone_and_answer_nobody() {
         // Several with one request id, as older services leave them, do not stop the start.
         let before = tasks.find_one(doc! { "_id": id(3) }).await.unwrap();
         let log = place.ready().await;
-        assert_eq!(log.close_overdue(u64::MAX, THEN).await.unwrap(), 0);
+        assert_eq!(
+            log.close_overdue(&crate::suite::records::overdue(u64::MAX, THEN))
+                .await
+                .unwrap(),
+            0
+        );
         assert!(!log.has_answers().await.unwrap());
         let mut asked = answered("15");
         asked.body = r#"{"a1":5,"a2":10}"#.into();

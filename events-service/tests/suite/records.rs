@@ -1,6 +1,8 @@
 //! Records to write, and what they are read back as.
 
-use events_service::audit::{End, Outcome, Progress, Question, Record, StoredRecord, Write};
+use events_service::audit::{
+    End, Outcome, Overdue, Progress, Question, Record, StoredRecord, Write,
+};
 use mongodb::bson::DateTime;
 use proptest::prelude::*;
 use shared::contract::{Address, Failure, FailureCode, RecordId};
@@ -67,6 +69,15 @@ pub(crate) fn question(record: &Record) -> Question {
 
 pub(crate) fn inserts(records: &[Record]) -> Vec<Write> {
     records.iter().cloned().map(Write::Insert).collect()
+}
+
+/// What was due before that moment, whoever holds it.
+pub(crate) fn overdue(before_unix_ms: u64, now_unix_ms: u64) -> Overdue {
+    Overdue {
+        before_unix_ms,
+        now_unix_ms,
+        spared: Vec::new(),
+    }
 }
 
 /// RFC 3339 in UTC with milliseconds.

@@ -51,6 +51,8 @@ const COMMAND_BUFFER_MAX: usize = 16_384;
 const START_GRACE: Duration = Duration::from_millis(20);
 /// How long Redis may take to say goodbye.
 const QUIT_TIMEOUT: Duration = Duration::from_millis(300);
+/// How long new connections are waited for.
+const RECONNECT_WITHIN: Duration = Duration::from_secs(1);
 /// How often the subscription is probed.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// Probes that may go unheard before the connection is made anew.
@@ -303,6 +305,8 @@ async fn watch_over(bus: RedisBus, at: String, heard_probes: Arc<AtomicU64>) {
     bus.readers().entry(probe_channel.clone()).or_default();
     let (publishing, subscribing) = (bus.publisher.connect(), bus.subscriber.connect());
     let mut reconnects = bus.subscriber.reconnect_rx();
+    // A connection that breaks is told at once, not by the next probe.
+    let mut errors = (bus.publisher.error_rx(), bus.subscriber.error_rx());
     let mut changed = bus.link.subscribe();
     let mut probes_unheard = 0;
     // At the first failure it says what it waits for; at the start it is given a moment.
@@ -336,6 +340,8 @@ async fn watch_over(bus: RedisBus, at: String, heard_probes: Arc<AtomicU64>) {
             _ = changed.changed() => {}
             // The subscriptions went with the connection.
             _ = reconnects.recv() => bus.set_up(false),
+            _ = errors.0.recv() => bus.set_up(false),
+            _ = errors.1.recv() => bus.set_up(false),
         }
     }
     for quit in [
@@ -392,14 +398,25 @@ async fn is_heard(
         Ok(_) => {
             warn!("subscribed but hearing nothing, connecting anew");
             *unheard = 0;
-            if let Err(error) = bus.subscriber.force_reconnection().await {
-                tracing::debug!(%error, "force reconnection");
-            }
+            connect_anew(bus).await;
             false
         }
         Err(error) => {
             tracing::debug!(%error, "probe");
+            // It owes an answer: perhaps nobody is at the other end any more.
+            connect_anew(bus).await;
             false
         }
     }
+}
+
+/// Closes both connections and makes new ones.
+async fn connect_anew(bus: &RedisBus) {
+    let connecting = futures_util::future::join(
+        bus.publisher.force_reconnection(),
+        bus.subscriber.force_reconnection(),
+    );
+    // Should it take longer, fred goes on by itself.
+    let connected = tokio::time::timeout(RECONNECT_WITHIN, connecting).await;
+    tracing::debug!(?connected, "force reconnection");
 }

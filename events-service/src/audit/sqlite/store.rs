@@ -10,7 +10,7 @@ use shared::contract::{Address, ContainerId, FailureCode, RecordId};
 
 use super::open;
 use crate::audit::{
-    ABANDONED_DETAIL, AuditError, End, Outcome, Record, Status, Write, Written,
+    ABANDONED_DETAIL, AuditError, End, Outcome, Overdue, Record, Status, Write, Written,
     text_id::{KnownIds, TextId, TextKey},
 };
 
@@ -276,21 +276,21 @@ impl Store {
         self.responses.clear();
     }
 
-    pub(super) fn close_overdue(
-        &self,
-        before_unix_ms: u64,
-        now_unix_ms: u64,
-    ) -> Result<u64, AuditError> {
+    pub(super) fn close_overdue(&self, overdue: &Overdue) -> Result<u64, AuditError> {
+        let spared: Vec<&str> = overdue.spared.iter().map(ContainerId::as_str).collect();
+        let spared = serde_json::to_string(&spared).map_err(|error| self.unavailable(error))?;
         // Nobody is told of it, so there is no `fromSentTime`.
         let closing = self.connection.execute(
             "update tasks set status = ?1, reason = ?2, detail = ?3, toReceivedTime = ?4
-             where status = 'open' and deadline < ?5",
+             where status = 'open' and deadline < ?5
+                and serviceContainerId not in (select value from json_each(?6))",
             params![
                 Status::Abandoned.as_str(),
                 FailureCode::Abandoned.as_str(),
                 ABANDONED_DETAIL,
-                whole(now_unix_ms),
-                whole(before_unix_ms),
+                whole(overdue.now_unix_ms),
+                whole(overdue.before_unix_ms),
+                spared,
             ],
         );
         closing

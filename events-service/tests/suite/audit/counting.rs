@@ -104,7 +104,10 @@ pub(crate) async fn what_is_open_past_its_deadline_is_overdue_until_it_is_closed
     assert_eq!(sorted(balance.overdue), found(&[&late, &later]));
 
     let before = ALL.settled_before_unix_ms;
-    assert_eq!(log.close_overdue(before, before).await.unwrap(), 2);
+    assert_eq!(
+        log.close_overdue(&overdue(before, before)).await.unwrap(),
+        2
+    );
     let balance = count(&*log, &ALL).await;
     assert_eq!((balance.abandoned, balance.in_flight), (2, 1));
     assert_eq!(balance.overdue, Finding::default());

@@ -1,6 +1,8 @@
 //! What is written, and what is not.
 
-use events_service::audit::{Filter, Outcome, Record, Status, StoredRecord, Write, Written};
+use events_service::audit::{
+    Filter, Outcome, Overdue, Record, Status, StoredRecord, Write, Written,
+};
 use shared::contract::{Address, FailureCode};
 
 use super::{Place, complete, insert, show};
@@ -235,9 +237,30 @@ pub(crate) async fn records_past_their_deadline_are_closed(place: &impl Place) {
     ];
     log.write(&inserts(&all)).await.unwrap();
     let now = THEN + 2_500;
-    assert_eq!(other.close_overdue(THEN + 2_000, now).await.unwrap(), 1);
-    assert_eq!(log.close_overdue(THEN + 2_001, now).await.unwrap(), 1);
-    assert_eq!(log.close_overdue(THEN + 2_001, now).await.unwrap(), 0);
+    let living = Overdue {
+        spared: vec![open().events_service.container],
+        ..overdue(u64::MAX, now)
+    };
+    assert_eq!(other.close_overdue(&living).await.unwrap(), 0);
+    assert_eq!(
+        other
+            .close_overdue(&overdue(THEN + 2_000, now))
+            .await
+            .unwrap(),
+        1
+    );
+    assert_eq!(
+        log.close_overdue(&overdue(THEN + 2_001, now))
+            .await
+            .unwrap(),
+        1
+    );
+    assert_eq!(
+        log.close_overdue(&overdue(THEN + 2_001, now))
+            .await
+            .unwrap(),
+        0
+    );
     for (record, is_closed) in [
         (&early, true),
         (&just, true),
