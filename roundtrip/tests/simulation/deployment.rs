@@ -8,6 +8,7 @@ use std::{
 use events_service::{settings::FlowSettings, task_maps::TaskMapsFile};
 use frontend::{Frontend, Requests, settings::RequestLimits};
 use shared::{
+    clock::Clock,
     contract::Address,
     identity::Identity,
     node::{Hears, Node},
@@ -50,6 +51,8 @@ pub(crate) struct Deployment {
     pub(crate) store: Arc<Store>,
     workshop: Workshop,
     deadline: Duration,
+    /// One for all: a process that starts reads the time of the simulation, not that of the machine.
+    clock: Clock,
     history: History,
     places: Mutex<Vec<Place>>,
     /// Frontends that can still be asked for their ledger.
@@ -114,6 +117,7 @@ impl Deployment {
             store,
             workshop,
             deadline,
+            clock: Clock::start(),
             history,
             places: Mutex::new(places.into()),
             ledgers: Mutex::default(),
@@ -265,7 +269,9 @@ impl Deployment {
             Kind::Frontend | Kind::Backend => Hears::Consuming,
         };
         let bus = self.network.join(name, life.clone());
-        Node::new(bus, identity, Channels::default(), hears)
+        let mut node = Node::new(bus, identity, Channels::default(), hears);
+        node.clock = self.clock;
+        node
     }
 
     fn places(&self) -> MutexGuard<'_, Vec<Place>> {

@@ -59,7 +59,7 @@ pub(crate) fn asks(dice: Dice, frontends: usize) -> Vec<Ask> {
                 path,
                 body,
                 patience: dice.is(0.2).then(|| dice.ms(50..=3_000)),
-                hangs_up_after: dice.is(0.05).then(|| dice.ms(0..=2_000)),
+                hangs_up_after: dice.is(0.05).then(|| dice.ms(1..=2_000)),
                 right,
             }
         })
