@@ -245,11 +245,12 @@ impl Deployment {
             });
     }
 
+    /// All troubles, also those that nobody but the weather made.
     pub(crate) fn troubles(&self) -> Vec<Trouble> {
-        self.troubles
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        let silenced = self.network.silenced().into_iter();
+        let silenced = silenced.map(|(process, at)| Trouble { process, at });
+        let made = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        made.iter().cloned().chain(silenced).collect()
     }
 
     /// The ledgers of all frontends that have not been killed.

@@ -5,7 +5,7 @@
 //! and in which order a map is walked is left to chance, as it is in life.
 //!
 //! - `SIMULATION_SEEDS=10000` sets how many seeds are run.
-//! - `SIMULATION_SEED=17` runs only that one, a few times, and prints what happened.
+//! - `SIMULATION_SEED=17` runs only that one, a few times, and prints what happened (`-- --nocapture`).
 
 #![expect(clippy::unwrap_used, reason = "where a test cannot go on, it fails")]
 
@@ -93,6 +93,7 @@ fn run_all(seeds: u64) -> (Counts, Vec<(u64, Vec<String>)>) {
 }
 
 /// Runs a seed until it breaks a promise, a few times at most, and prints the last run.
+#[expect(clippy::print_stdout, reason = "somebody wants to read it")]
 fn look_at(seed: u64) {
     let mut report = run(seed, Severity::Foul, true);
     for _ in 1..RUNS {

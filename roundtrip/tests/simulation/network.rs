@@ -15,7 +15,10 @@ use std::{
 
 use async_trait::async_trait;
 use shared::bus::{Bus, BusCounters, BusError, HAND_OFF_MAX, Link, Message, Publication};
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 use crate::{dice::Dice, history::History, life::Life, traffic::Traffic, weather::Weather};
 
@@ -37,12 +40,17 @@ struct State {
     readers: HashMap<String, Vec<Reader>>,
     /// Messages so far by sender, receiver and channel: each has a fate of its own.
     counts: HashMap<(String, String, String), u64>,
+    /// Announcements in a row that were lost, by sender and receiver.
+    unheard: HashMap<(String, String), u32>,
+    /// Who has been taken for gone by somebody, since nothing was heard of it.
+    silenced: Vec<(String, Instant)>,
 }
 
 /// A process as the server sees it.
 struct Station {
     link: watch::Sender<Link>,
     line: Line,
+    up_since: Instant,
     /// Of its connection. What is under way to an older one is lost.
     connection: u64,
 }
@@ -101,6 +109,7 @@ impl Network {
         let station = Station {
             link,
             line: Line::Sound,
+            up_since: Instant::now(),
             connection: 0,
         };
         self.state().stations.insert(name.to_owned(), station);
@@ -138,6 +147,11 @@ impl Network {
         });
     }
 
+    /// Who has been taken for gone since nothing was heard of it, and when at the earliest.
+    pub(crate) fn silenced(&self) -> Vec<(String, Instant)> {
+        self.state().silenced.clone()
+    }
+
     fn change(&self, name: &str, line: Line, link: impl FnOnce(&mut Link)) {
         let mut state = self.state();
         let Some(station) = state.stations.get_mut(name) else {
@@ -145,6 +159,7 @@ impl Network {
         };
         self.history.note(|| format!("link of {name}: {line:?}"));
         station.line = line;
+        station.up_since = Instant::now();
         if line != Line::Dead {
             station.connection += 1;
         }
@@ -159,13 +174,17 @@ impl Network {
     /// Sends a message on its ways; how many connections are subscribed.
     fn send(self: &Arc<Self>, from: &str, publication: &Publication) -> u64 {
         let mut ways = Vec::new();
+        let up_for;
         {
             let mut state = self.state();
             let State {
                 stations,
                 readers,
                 counts,
+                ..
             } = &mut *state;
+            let up_since = stations.get(from).map(|station| station.up_since);
+            up_for = up_since.map_or(Duration::ZERO, |since| since.elapsed());
             for reader in readers.get(&*publication.channel).into_iter().flatten() {
                 let to = &reader.station;
                 let Some(station) = stations.get(to).filter(|s| s.line != Line::Cut) else {
@@ -182,7 +201,8 @@ impl Network {
                 });
             }
         }
-        self.traffic.published(from, publication, ways.len());
+        self.traffic
+            .published(from, publication, ways.len(), up_for);
         let count = ways.len() as u64;
         self.history.note(|| {
             let what = crate::traffic::describe(&publication.payload);
@@ -198,6 +218,9 @@ impl Network {
         let ((_, to, channel), _) = &way.fate;
         let mut dice = self.dice.on(("carry", &way.fate));
         let copies = self.weather.copies(&mut dice);
+        if channel.ends_with(":presence") {
+            self.state().announced(&way.fate.0, !copies.is_empty());
+        }
         if copies.is_empty() {
             self.history.note(|| {
                 let what = crate::traffic::describe(&publication.payload);
@@ -251,6 +274,18 @@ impl Network {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// An announcement is heard or lost on its way. Whoever loses three in a row takes its sender for
+    /// gone.
+    fn announced(&mut self, (from, to, _): &(String, String, String), is_heard: bool) {
+        let lost = self.unheard.entry((from.clone(), to.clone())).or_default();
+        *lost = if is_heard { 0 } else { *lost + 1 };
+        if *lost >= 3 {
+            self.silenced.push((from.clone(), Instant::now()));
+        }
     }
 }
 

@@ -1,12 +1,17 @@
 //! What was said on the bus: counted, and put into words for those who read a run.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use serde_json::Value;
 use shared::bus::Publication;
+
+/// After its link has come up, an events service repeats within this time what was in flight: that
+/// takes nothing from the budget, since it happens once.
+const LINK_IS_BACK: Duration = Duration::from_millis(100);
 
 /// Counts by sender.
 #[derive(Debug, Default)]
@@ -14,18 +19,27 @@ pub(crate) struct Traffic {
     dispatches: Mutex<HashMap<String, Dispatches>>,
 }
 
-/// The dispatches of one events service.
-#[derive(Debug, Clone, Copy, Default)]
+/// The dispatches of one events service, as they reached somebody: record and attempt.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Dispatches {
-    pub(crate) first: u64,
-    pub(crate) repeated: u64,
-    /// Of all of them, those that reached nobody and so cost nobody anything.
-    pub(crate) unheard: u64,
+    pub(crate) first: HashSet<String>,
+    pub(crate) repeated: HashSet<(String, u64)>,
+    pub(crate) after_link_is_back: u64,
 }
 
 impl Traffic {
-    pub(crate) fn published(&self, from: &str, publication: &Publication, receivers: usize) {
-        let Some(attempt) = attempt_of(&publication.payload) else {
+    /// A message was published to so many, when the link of its sender had been up for so long.
+    pub(crate) fn published(
+        &self,
+        from: &str,
+        publication: &Publication,
+        receivers: usize,
+        up_for: Duration,
+    ) {
+        if receivers == 0 {
+            return;
+        }
+        let Some((record, attempt)) = dispatch(&publication.payload) else {
             return;
         };
         let mut dispatches = self
@@ -33,10 +47,12 @@ impl Traffic {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let of_sender = dispatches.entry(from.to_owned()).or_default();
-        match (receivers, attempt) {
-            (0, _) => of_sender.unheard += 1,
-            (_, 1) => of_sender.first += 1,
-            _ => of_sender.repeated += 1,
+        if attempt == 1 {
+            of_sender.first.insert(record);
+        } else if up_for < LINK_IS_BACK {
+            of_sender.after_link_is_back += 1;
+        } else {
+            of_sender.repeated.insert((record, attempt));
         }
     }
 
@@ -48,12 +64,15 @@ impl Traffic {
     }
 }
 
-/// The attempt that a dispatch says it is. Other messages say none.
-fn attempt_of(payload: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(payload).ok()?;
-    let (_, rest) = text.split_once("\"attempt\":")?;
-    let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-    rest[..digits].parse().ok()
+/// Record and attempt of a dispatch.
+fn dispatch(payload: &[u8]) -> Option<(String, u64)> {
+    // Parsing every message would be most of what a run costs.
+    if !payload.windows(9).any(|bytes| bytes == b"\"attempt\"") {
+        return None;
+    }
+    let fields: Value = serde_json::from_slice(payload).ok()?;
+    let record = fields.get("recordId")?.as_str()?.to_owned();
+    Some((record, fields.get("attempt")?.as_u64()?))
 }
 
 /// A message in words: the fields that are set, but for addresses.
