@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use backend::settings::WorkerSettings;
 use events_service::{settings::FlowSettings, task_maps::TaskMapsFile};
 use frontend::{Frontend, Requests, settings::RequestLimits};
 use shared::{
@@ -25,6 +26,8 @@ const TASK_MAPS: &str = concat!(
 );
 /// How long a process that is told to stop may take.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(4);
+/// A new process has said that it is ready by then.
+const READY_AFTER: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Kind {
@@ -53,10 +56,10 @@ pub(crate) struct Deployment {
     deadline: Duration,
     /// One for all: a process that starts reads the time of the simulation, not that of the machine.
     clock: Clock,
-    history: History,
+    pub(crate) history: History,
     places: Mutex<Vec<Place>>,
-    /// Frontends that can still be asked for their ledger.
-    ledgers: Mutex<Vec<Ledger>>,
+    /// Of all frontends that there ever were.
+    doors: Mutex<Vec<Door>>,
     /// Times when a process or its link was in trouble.
     troubles: Mutex<Vec<Trouble>>,
 }
@@ -83,13 +86,6 @@ pub(crate) struct Door {
     pub(crate) life: Life,
     /// Callers that are being answered.
     pub(crate) callers: TaskTracker,
-}
-
-#[derive(Clone)]
-pub(crate) struct Ledger {
-    pub(crate) frontend: String,
-    pub(crate) requests: Requests,
-    life: Life,
 }
 
 /// A process died, left, or could not be reached, at this moment.
@@ -120,22 +116,35 @@ impl Deployment {
             clock: Clock::start(),
             history,
             places: Mutex::new(places.into()),
-            ledgers: Mutex::default(),
+            doors: Mutex::default(),
             troubles: Mutex::default(),
         })
     }
 
     /// Starts a process where none runs.
     pub(crate) async fn start(&self, index: usize) {
+        if self.places()[index].process.is_none() {
+            let process = self.launch(index).await;
+            self.places()[index].process = Some(process);
+        }
+    }
+
+    /// Starts a new process, and stops the old one when the new one is ready.
+    pub(crate) async fn replace(&self, index: usize) {
+        let new = self.launch(index).await;
+        tokio::time::sleep(READY_AFTER).await;
+        let old = self.places()[index].process.replace(new);
+        if let Some(old) = old {
+            self.finish(old).await;
+        }
+    }
+
+    async fn launch(&self, index: usize) -> Process {
         let (kind, name) = {
-            let mut places = self.places();
-            let place = &mut places[index];
-            if place.process.is_some() {
-                return;
-            }
+            let place = &mut self.places()[index];
             place.started += 1;
-            let kind = place.kind;
-            (kind, format!("{}-{index}-{}", service(kind), place.started))
+            let service = service(place.kind);
+            (place.kind, format!("{service}-{index}-{}", place.started))
         };
         self.history.note(|| format!("start {name}"));
         let (life, stop) = (Life::default(), CancellationToken::new());
@@ -148,19 +157,15 @@ impl Deployment {
                     ..RequestLimits::default()
                 };
                 let frontend = Frontend::start(node, limits).await.unwrap();
-                let callers = TaskTracker::new();
-                door = Some(Door {
+                let opened = Door {
                     frontend: name.clone(),
                     requests: frontend.requests(),
                     life: life.clone(),
-                    callers: callers.clone(),
-                });
-                self.ledgers().push(Ledger {
-                    frontend: name.clone(),
-                    requests: frontend.requests(),
-                    life: life.clone(),
-                });
-                let stopped = stop.clone();
+                    callers: TaskTracker::new(),
+                };
+                self.doors().push(opened.clone());
+                let (callers, stopped) = (opened.callers.clone(), stop.clone());
+                door = Some(opened);
                 let serving = async move {
                     stopped.cancelled().await;
                     callers.close();
@@ -179,22 +184,22 @@ impl Deployment {
                 tokio::spawn(async move { running.await.unwrap() })
             }
             Kind::Backend => {
-                let settings = backend::settings::WorkerSettings {
+                let settings = WorkerSettings {
                     drain_timeout: DRAIN_TIMEOUT,
-                    ..backend::settings::WorkerSettings::default()
+                    ..WorkerSettings::default()
                 };
                 let worker = self.workshop.worker(&name);
                 let running = backend::run(node, worker, settings, None, stop.clone());
                 tokio::spawn(async move { running.await.unwrap() })
             }
         };
-        self.places()[index].process = Some(Process {
+        Process {
             name,
             life,
             stop,
             task,
             door,
-        });
+        }
     }
 
     /// Kills a process: what it had in its hands is gone.
@@ -211,9 +216,13 @@ impl Deployment {
 
     /// Tells a process to stop, and waits for it.
     pub(crate) async fn stop(&self, index: usize) {
-        let Some(process) = self.places()[index].process.take() else {
-            return;
-        };
+        let process = self.places()[index].process.take();
+        if let Some(process) = process {
+            self.finish(process).await;
+        }
+    }
+
+    async fn finish(&self, process: Process) {
         self.history.note(|| format!("stop {}", process.name));
         process.stop.cancel();
         // What a panic said is found by the hook.
@@ -253,10 +262,11 @@ impl Deployment {
         made.iter().cloned().chain(silenced).collect()
     }
 
-    /// The ledgers of all frontends that have not been killed.
-    pub(crate) fn open_ledgers(&self) -> Vec<Ledger> {
-        let is_open = |ledger: &&Ledger| !ledger.life.has_ended();
-        self.ledgers().iter().filter(is_open).cloned().collect()
+    /// The doors of all frontends that have not been killed: also of one that has stopped, whose
+    /// ledger must be right.
+    pub(crate) fn open_doors(&self) -> Vec<Door> {
+        let is_open = |door: &&Door| !door.life.has_ended();
+        self.doors().iter().filter(is_open).cloned().collect()
     }
 
     fn node(&self, kind: Kind, name: &str, life: &Life) -> Node {
@@ -279,8 +289,8 @@ impl Deployment {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn ledgers(&self) -> MutexGuard<'_, Vec<Ledger>> {
-        self.ledgers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn doors(&self) -> MutexGuard<'_, Vec<Door>> {
+        self.doors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

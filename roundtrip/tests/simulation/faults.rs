@@ -29,6 +29,8 @@ pub(crate) enum What {
     },
     /// A process is told to stop, and a new one is started when it has.
     Stop { place: usize },
+    /// A new process is started, and the old one told to stop when the new one is ready.
+    Replace { place: usize },
     /// A link is dead, is then seen to be, and comes up again.
     Link {
         place: usize,
@@ -62,6 +64,16 @@ pub(crate) fn faults(dice: Dice) -> Vec<Fault> {
             }
         })
         .collect()
+}
+
+/// Every process is replaced, one after the other, as in an update.
+pub(crate) fn update(dice: Dice) -> Vec<Fault> {
+    let begin = dice.on("update").ms(0..=500);
+    let nth = |place: usize| Fault {
+        at: begin + Duration::from_millis(700) * u32::try_from(place).unwrap(),
+        what: What::Replace { place },
+    };
+    (0..PLACES.len()).map(nth).collect()
 }
 
 fn what(dice: &mut Throw) -> What {
@@ -113,6 +125,7 @@ impl Fault {
                 deployment.stop(place).await;
                 deployment.start(place).await;
             }
+            What::Replace { place } => deployment.replace(place).await,
             What::Link { place, dead, cut } => {
                 let Some(name) = deployment.name(place) else {
                     return;

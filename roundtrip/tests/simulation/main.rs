@@ -31,19 +31,44 @@ use std::{
 };
 
 use promises::Counts;
-use run::{Severity, run};
+use run::{Scenario, run};
 
 /// Seeds of plain `cargo test`.
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 300;
 /// Runs of one seed that is looked at.
 const RUNS: u64 = 20;
 
 #[test]
 fn in_fair_weather_every_request_gets_its_right_answer() {
-    for seed in 0..20 {
-        let report = run(seed, Severity::Fair, false);
+    nothing_fails(Scenario::Fair);
+}
+
+#[test]
+fn while_every_service_is_updated_no_request_fails() {
+    nothing_fails(Scenario::Update);
+}
+
+fn nothing_fails(scenario: Scenario) {
+    for seed in 0..seeds() / 10 {
+        let report = run(seed, scenario, true);
+        let expected = ["division_by_zero", "result"];
+        let mut ended = report.counts.ended.keys();
+        assert!(
+            report.violations.is_empty() && ended.all(|how| expected.contains(&how.as_str())),
+            "seed {seed}: {:#?}, {:#?}\n{}",
+            report.counts,
+            report.violations,
+            report.history.text()
+        );
+    }
+}
+
+#[test]
+fn repeats_never_keep_an_overload_alive() {
+    for seed in 0..3 {
+        let report = run(seed, Scenario::Overload, false);
         assert_eq!(report.violations, Vec::<String>::new(), "seed {seed}");
-        println!("{:?}", report.counts);
+        assert!(report.counts.dispatches_repeated > 0, "{:?}", report.counts);
     }
 }
 
@@ -53,7 +78,7 @@ fn whatever_fails_the_promises_hold() {
         return look_at(seed);
     }
     let begun = Instant::now();
-    let (counts, failed) = run_all(number("SIMULATION_SEEDS").unwrap_or(SEEDS));
+    let (counts, failed) = run_all(seeds());
     println!("{counts:#?}\nin {:?}", begun.elapsed());
     assert!(
         failed.is_empty(),
@@ -77,7 +102,7 @@ fn run_all(seeds: u64) -> (Counts, Vec<(u64, Vec<String>)>) {
                     if seed >= seeds {
                         return;
                     }
-                    let report = run(seed, Severity::Foul, false);
+                    let report = run(seed, Scenario::Foul, false);
                     let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
                     sum.0.add(report.counts);
                     if !report.violations.is_empty() {
@@ -95,15 +120,19 @@ fn run_all(seeds: u64) -> (Counts, Vec<(u64, Vec<String>)>) {
 /// Runs a seed until it breaks a promise, a few times at most, and prints the last run.
 #[expect(clippy::print_stdout, reason = "somebody wants to read it")]
 fn look_at(seed: u64) {
-    let mut report = run(seed, Severity::Foul, true);
+    let mut report = run(seed, Scenario::Foul, true);
     for _ in 1..RUNS {
         if !report.violations.is_empty() {
             break;
         }
-        report = run(seed, Severity::Foul, true);
+        report = run(seed, Scenario::Foul, true);
     }
     println!("{}\n{:#?}", report.history.text(), report.counts);
     assert!(report.violations.is_empty(), "{:#?}", report.violations);
+}
+
+fn seeds() -> u64 {
+    number("SIMULATION_SEEDS").unwrap_or(SEEDS)
 }
 
 fn number(variable: &str) -> Option<u64> {

@@ -20,7 +20,13 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{dice::Dice, history::History, life::Life, traffic::Traffic, weather::Weather};
+use crate::{
+    dice::Dice,
+    history::History,
+    life::Life,
+    traffic::Traffic,
+    weather::{Passage, Weather},
+};
 
 /// How long a command waits for its answer on a link that is dead.
 const STALL: Duration = Duration::from_millis(700);
@@ -50,6 +56,8 @@ struct State {
 struct Station {
     link: watch::Sender<Link>,
     line: Line,
+    /// What is under way to it, in order.
+    arriving: mpsc::UnboundedSender<(Instant, Arrival)>,
     up_since: Instant,
     /// Of its connection. What is under way to an older one is lost.
     connection: u64,
@@ -106,9 +114,13 @@ impl Network {
             batches: AtomicU64::new(0),
             counters: BusCounters::default(),
         };
+        let (arriving, line) = mpsc::unbounded_channel();
+        // Ends with the process, which holds the only sender.
+        tokio::spawn(self.clone().bring(line));
         let station = Station {
             link,
             line: Line::Sound,
+            arriving,
             up_since: Instant::now(),
             connection: 0,
         };
@@ -195,6 +207,7 @@ impl Network {
                 *nth += 1;
                 ways.push(Way {
                     fate: (key, *nth),
+                    line: station.arriving.clone(),
                     connection: station.connection,
                     channel: reader.channel,
                     hand_off: reader.hand_off.clone(),
@@ -227,47 +240,54 @@ impl Network {
                 format!("    lost on its way to {to}: {what}")
             });
         }
-        for delay in copies {
-            let message = Message {
-                channel: way.channel,
-                payload: publication.payload.clone(),
+        for passage in copies {
+            let arrival = Arrival {
+                to: to.clone(),
+                connection: way.connection,
+                hand_off: way.hand_off.clone(),
+                message: Message {
+                    channel: way.channel,
+                    payload: publication.payload.clone(),
+                },
             };
-            let (to, channel) = (to.clone(), channel.clone());
-            let (network, hand_off) = (self.clone(), way.hand_off.clone());
-            let arriving =
-                move || network.arrive(&to, &channel, way.connection, &hand_off, message);
-            if delay.is_zero() {
-                arriving();
-            } else {
-                // Ends with the run at the latest; a message that never arrives is a lost one.
-                tokio::spawn(async move {
-                    tokio::time::sleep(delay).await;
-                    arriving();
-                });
+            match passage {
+                Passage::InOrder(delay) => {
+                    // The queue ends with the process, and what is in it is lost.
+                    drop(way.line.send((Instant::now() + delay, arrival)));
+                }
+                Passage::Overtaken(delay) => {
+                    let network = self.clone();
+                    // Ends with the run at the latest; a message that never arrives is a lost one.
+                    tokio::spawn(async move {
+                        tokio::time::sleep(delay).await;
+                        network.arrive(arrival);
+                    });
+                }
             }
         }
     }
 
-    fn arrive(
-        &self,
-        to: &str,
-        channel: &str,
-        connection: u64,
-        hand_off: &mpsc::Sender<Message>,
-        message: Message,
-    ) {
-        let state = self.state();
-        let is_there = state
-            .stations
-            .get(to)
-            .is_some_and(|station| station.connection == connection && station.line == Line::Sound);
-        drop(state);
+    /// Brings messages to a process in the order in which they were sent.
+    async fn bring(self: Arc<Self>, mut line: mpsc::UnboundedReceiver<(Instant, Arrival)>) {
+        while let Some((at, arrival)) = line.recv().await {
+            if at > Instant::now() {
+                tokio::time::sleep_until(at).await;
+            }
+            self.arrive(arrival);
+        }
+    }
+
+    fn arrive(&self, arrival: Arrival) {
+        let Arrival { to, message, .. } = arrival;
+        let is_there = self.state().stations.get(&to).is_some_and(|station| {
+            station.connection == arrival.connection && station.line == Line::Sound
+        });
         if !is_there {
             self.history.note(|| {
                 let what = crate::traffic::describe(&message.payload);
-                format!("    lost with the link of {to}, on {channel}: {what}")
+                format!("    lost with the link of {to}: {what}")
             });
-        } else if hand_off.try_send(message).is_err() {
+        } else if arrival.hand_off.try_send(message).is_err() {
             self.history.note(|| format!("    {to} reads no more"));
         }
     }
@@ -289,9 +309,18 @@ impl State {
     }
 }
 
+/// A message that is about to arrive.
+struct Arrival {
+    to: String,
+    connection: u64,
+    hand_off: mpsc::Sender<Message>,
+    message: Message,
+}
+
 /// One message on its way to one reader.
 struct Way {
     fate: ((String, String, String), u64),
+    line: mpsc::UnboundedSender<(Instant, Arrival)>,
     connection: u64,
     channel: usize,
     hand_off: mpsc::Sender<Message>,

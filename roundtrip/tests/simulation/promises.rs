@@ -11,7 +11,7 @@ use http_body_util::BodyExt;
 use shared::contract::FailureCode;
 
 use crate::{
-    deployment::{Deployment, Ledger},
+    deployment::{Deployment, Door},
     history::History,
     run::{Answered, Outcome, Report},
     store::Store,
@@ -79,8 +79,8 @@ pub(crate) async fn report(
     violations.extend(broken_by_records(&records));
     violations.extend(broken_by_effects(deployment, &effects.all(), &mut counts));
     violations.extend(broken_by_dispatches(deployment, &mut counts));
-    for ledger in deployment.open_ledgers() {
-        violations.extend(broken_in_ledger(&ledger, &answered).await);
+    for door in deployment.open_doors() {
+        violations.extend(broken_in_ledger(&door, &answered).await);
     }
     Report {
         violations,
@@ -186,15 +186,15 @@ fn broken_by_dispatches(deployment: &Deployment, counts: &mut Counts) -> Vec<Str
 
 /// Offered = answered + failed, nothing is in flight any more and nobody waits; and so the callers
 /// have seen it.
-async fn broken_in_ledger(ledger: &Ledger, answered: &[Answered]) -> Vec<String> {
-    let name = &ledger.frontend;
+async fn broken_in_ledger(door: &Door, answered: &[Answered]) -> Vec<String> {
+    let name = &door.frontend;
     let mut broken = Vec::new();
-    let waiting = ledger.requests.waiting();
+    let waiting = door.requests.waiting();
     if waiting > 0 {
         broken.push(format!("{waiting} still wait in {name}"));
     }
     let request = Request::get("/metrics").body(Body::empty()).unwrap();
-    let response = ledger.requests.answer(request).await;
+    let response = door.requests.answer(request).await;
     let page = response.into_body().collect().await.unwrap().to_bytes();
     let page = String::from_utf8(page.to_vec()).unwrap();
     let sum = |metric: &str| -> u64 {

@@ -10,13 +10,13 @@ use tokio::{task::JoinSet, time::Instant};
 use crate::{
     deployment::{Deployment, FRONTENDS, PLACES},
     dice::Dice,
-    faults::{Fault, MENDED_BY, faults},
+    faults::{Fault, MENDED_BY, faults, update},
     history::History,
     network::Network,
     promises,
     store::Store,
     weather::Weather,
-    work::{Ask, Effects, Workshop, asks},
+    work::{Ask, Effects, Work, Workshop, asks},
 };
 
 /// By then the processes have found one another.
@@ -25,13 +25,17 @@ const SETTLED_AFTER: Duration = Duration::from_secs(1);
 /// every 2 s, and up to 2 s later where the log was away.
 const GRACE: Duration = Duration::from_secs(8);
 
-/// How bad it gets.
+/// What a run is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Severity {
+pub(crate) enum Scenario {
     /// Nothing goes wrong.
     Fair,
-    /// As the seed has it.
+    /// What goes wrong is as the seed has it.
     Foul,
+    /// Every service is updated.
+    Update,
+    /// No backend ever answers.
+    Overload,
 }
 
 /// How a request ended for its caller.
@@ -71,23 +75,28 @@ pub(crate) struct Report {
 }
 
 /// Runs one seed, in simulated time, on this thread.
-pub(crate) fn run(seed: u64, severity: Severity, is_noted: bool) -> Report {
+pub(crate) fn run(seed: u64, scenario: Scenario, is_noted: bool) -> Report {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .unwrap();
-    runtime.block_on(simulate(seed, severity, is_noted))
+    runtime.block_on(simulate(seed, scenario, is_noted))
 }
 
-async fn simulate(seed: u64, severity: Severity, is_noted: bool) -> Report {
+async fn simulate(seed: u64, scenario: Scenario, is_noted: bool) -> Report {
     let (dice, history) = (Dice::new(seed), History::new(is_noted));
-    let (weather, faults) = match severity {
-        Severity::Fair => (Weather::fair(), Vec::new()),
-        Severity::Foul => (Weather::of(dice), faults(dice)),
+    let (weather, faults, work) = match scenario {
+        Scenario::Fair => (Weather::fair(), Vec::new(), Work::Swift),
+        Scenario::Foul => (Weather::of(dice), faults(dice), Work::Mixed),
+        Scenario::Update => (Weather::fair(), update(dice), Work::Swift),
+        Scenario::Overload => (Weather::fair(), Vec::new(), Work::Endless),
     };
     history.note(|| format!("{weather:?}"));
-    let deadline = dice.on("deadline").one_of(&[1_000, 2_000, 5_000]);
+    let deadline = match work {
+        Work::Mixed => dice.on("deadline").one_of(&[1_000, 2_000, 5_000]),
+        Work::Swift | Work::Endless => 5_000,
+    };
     let deadline = Duration::from_millis(deadline);
     let network = Network::new(dice, weather.clone(), history.clone());
     let store = Store::new(dice, weather.clone(), history.clone());
@@ -96,6 +105,7 @@ async fn simulate(seed: u64, severity: Severity, is_noted: bool) -> Report {
         effects: effects.clone(),
         store: store.clone(),
         history: history.clone(),
+        work,
         dice,
     };
     let deployment = Deployment::new(network, store, workshop, deadline, history.clone());
@@ -105,7 +115,7 @@ async fn simulate(seed: u64, severity: Severity, is_noted: bool) -> Report {
     tokio::time::sleep(SETTLED_AFTER).await;
 
     let mut callers = JoinSet::new();
-    for ask in asks(dice, FRONTENDS) {
+    for ask in asks(dice, work, FRONTENDS) {
         callers.spawn(call(ask, deadline, deployment.clone()));
     }
     let mended_at = Instant::now() + MENDED_BY;
@@ -183,6 +193,9 @@ async fn call(ask: Ask, deadline: Duration, deployment: Arc<Deployment>) -> Answ
         () = tokio::time::sleep(limit) => Outcome::Hung,
     };
     answered.took = begun.elapsed();
+    deployment
+        .history
+        .note(|| format!("{} of {} ends: {outcome:?}", ask.id, door.frontend));
     answered.was_recorded = promises::is_recorded(&deployment.store, ask, &outcome);
     answered.outcome = outcome;
     answered

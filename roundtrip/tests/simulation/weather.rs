@@ -10,6 +10,15 @@ use std::{
 
 use crate::dice::{Dice, Throw};
 
+/// A copy of a message on its way.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Passage {
+    /// It takes so long, and arrives after what was sent to the same process before.
+    InOrder(Duration),
+    /// It takes so long, and others overtake it.
+    Overtaken(Duration),
+}
+
 /// Probabilities, until it calms down.
 #[derive(Debug, Clone)]
 pub(crate) struct Weather {
@@ -54,11 +63,11 @@ impl Weather {
         self.is_calm.store(true, Ordering::Relaxed);
     }
 
-    /// When the copies of a message arrive: none of one that is lost.
-    pub(crate) fn copies(&self, dice: &mut Throw) -> Vec<Duration> {
-        let short = Duration::from_millis(dice.one_of(&[0, 0, 0, 1, 1, 2]));
+    /// What becomes of a message: its copies, of which a lost one has none.
+    pub(crate) fn copies(&self, dice: &mut Throw) -> Vec<Passage> {
+        let in_order = Passage::InOrder(Duration::from_millis(dice.one_of(&[0, 0, 0, 1, 1, 2])));
         if self.is_calm.load(Ordering::Relaxed) {
-            return vec![short];
+            return vec![in_order];
         }
         if dice.is(self.lost) {
             return Vec::new();
@@ -67,9 +76,9 @@ impl Weather {
         for is_sent in [true, dice.is(self.doubled)] {
             if is_sent {
                 copies.push(if dice.is(self.delayed) {
-                    dice.ms(1..=self.delay_ms_max)
+                    Passage::Overtaken(dice.ms(1..=self.delay_ms_max))
                 } else {
-                    short
+                    in_order
                 });
             }
         }

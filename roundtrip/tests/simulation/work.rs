@@ -46,20 +46,36 @@ pub(crate) enum Right {
     Code(&'static str),
 }
 
+/// What is asked for in a run, and how long it takes to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// Of all kinds; some takes longer than its callers wait, and some of them hang up.
+    Mixed,
+    /// Of all kinds; its callers wait for longer than it takes.
+    Swift,
+    /// Much at once, and none of it is ever done.
+    Endless,
+}
+
 /// The requests of a run.
-pub(crate) fn asks(dice: Dice, frontends: usize) -> Vec<Ask> {
-    (0..REQUESTS)
+pub(crate) fn asks(dice: Dice, work: Work, frontends: usize) -> Vec<Ask> {
+    let (count, within_ms) = match work {
+        Work::Mixed | Work::Swift => (REQUESTS, LOAD_MS),
+        Work::Endless => (REQUESTS * 20, 1_000),
+    };
+    (0..count)
         .map(|n| {
             let mut dice = dice.on(("ask", n));
             let (path, body, right) = question(&mut dice, n);
+            let is_mixed = work == Work::Mixed;
             Ask {
                 id: format!("ask-{n}"),
-                at: dice.ms(0..=LOAD_MS),
+                at: dice.ms(0..=within_ms),
                 frontend: dice.index(frontends),
                 path,
                 body,
-                patience: dice.is(0.2).then(|| dice.ms(50..=3_000)),
-                hangs_up_after: dice.is(0.05).then(|| dice.ms(1..=2_000)),
+                patience: (is_mixed && dice.is(0.2)).then(|| dice.ms(50..=3_000)),
+                hangs_up_after: (is_mixed && dice.is(0.05)).then(|| dice.ms(1..=2_000)),
                 right,
             }
         })
@@ -145,13 +161,14 @@ pub(crate) struct Workshop {
     pub(crate) effects: Arc<Effects>,
     pub(crate) store: Arc<Store>,
     pub(crate) history: History,
+    pub(crate) work: Work,
     pub(crate) dice: Dice,
 }
 
 impl Workshop {
     /// The handlers of a backend.
     pub(crate) fn worker(&self, backend: &str) -> Worker {
-        let (quick, slow, echo) = (self.clone(), self.clone(), self.dice);
+        let (quick, slow, echo) = (self.clone(), self.clone(), self.clone());
         let (quick_backend, backend) = (backend.to_owned(), backend.to_owned());
         backend::tasks::examples()
             .on("PAYMENT", "QUICK", move |job| {
@@ -159,15 +176,18 @@ impl Workshop {
             })
             .on_async("PAYMENT", "SLOW", move |job: Job| {
                 let paid = slow.pay(&backend, &job);
-                let pause = duration(slow.dice, &job);
+                let pause = slow.duration(&job);
                 async move {
                     tokio::time::sleep(pause).await;
                     paid
                 }
             })
-            .on_async("ECHO", "SLOW", move |job: Job| async move {
-                tokio::time::sleep(duration(echo, &job)).await;
-                Ok(job.body::<Echo>()?.word)
+            .on_async("ECHO", "SLOW", move |job: Job| {
+                let pause = echo.duration(&job);
+                async move {
+                    tokio::time::sleep(pause).await;
+                    Ok(job.body::<Echo>()?.word)
+                }
             })
     }
 
@@ -189,14 +209,16 @@ impl Workshop {
         done.entry(n).or_default().push(effect);
         Ok(format!("paid {n}"))
     }
-}
 
-/// Most handlers take a moment, some longer than their callers wait.
-fn duration(dice: Dice, job: &Job) -> Duration {
-    let mut dice = dice.on(("handler", &job.text, job.attempt));
-    match dice.number(0..=9) {
-        0..=5 => dice.ms(0..=20),
-        6..=8 => dice.ms(20..=800),
-        _ => dice.ms(800..=6_000),
+    /// Most handlers take a moment, some longer than their callers wait.
+    fn duration(&self, job: &Job) -> Duration {
+        let mut dice = self.dice.on(("handler", &job.text, job.attempt));
+        let ms = match (self.work, dice.number(0..=9)) {
+            (Work::Endless, _) => 60_000..=60_000,
+            (_, 0..=5) => 0..=20,
+            (Work::Mixed, 9) => 800..=6_000,
+            _ => 20..=800,
+        };
+        dice.ms(ms)
     }
 }
