@@ -21,6 +21,10 @@ const NEXT_TAG: &str = "test-next";
 /// they run one at a time.
 const END_TO_END: &str = "e2e";
 
+/// Runs of the simulation. Plain `cargo test` makes fewer, to stay quick; all of these take a minute or
+/// two. A number in the environment comes first.
+const SIMULATION_SEEDS: (&str, &str) = ("SIMULATION_SEEDS", "10000");
+
 /// How long one test program may run. The longest, of the swarm, is expected to take some ten minutes;
 /// without a limit a test that hangs would say nothing at all.
 const PROGRAM_MAX: Duration = Duration::from_secs(45 * 60);
@@ -48,6 +52,9 @@ pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
             "ROUNDTRIP_TEST_BIN_DIR",
             built.bin_dir.display().to_string(),
         ));
+        if std::env::var_os(SIMULATION_SEEDS.0).is_none() {
+            environment.push((SIMULATION_SEEDS.0, SIMULATION_SEEDS.1.to_owned()));
+        }
         if let Some(host) = servers.docker_host() {
             images::make_base_images(host)?;
             images::make_service_images(host, &built.bin_dir, &[images::TEST_TAG, NEXT_TAG])?;
