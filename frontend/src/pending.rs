@@ -1,4 +1,7 @@
 //! The registry of those who wait for a reply.
+//!
+//! Its tests are in `tests/registry`, which also compiles this very file with another map under it,
+//! to try every order in which its callers may meet.
 
 use std::sync::Arc;
 
@@ -106,59 +109,5 @@ impl Pending {
 impl Drop for Pending {
     fn drop(&mut self) {
         self.leave();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use shared::contract::Address;
-
-    use super::*;
-
-    fn task(id: &str) -> Arc<Task> {
-        let address = Address::new("c", "s").unwrap();
-        Arc::new(Task {
-            request_id: id.parse().unwrap(),
-            from: address.clone(),
-            to: address,
-            task: "T".into(),
-            subtask: "S".into(),
-            body: "1".into(),
-            deadline_unix_ms: None,
-            caller_request_id: None,
-            traceparent: None,
-        })
-    }
-
-    #[tokio::test]
-    async fn a_reply_resolves_its_own_request_once() {
-        let registry = Arc::new(PendingRegistry::default());
-        let mut one = registry.register(task("1"));
-        let two = registry.register(task("2"));
-        assert!(
-            registry
-                .resolve(&"1".parse().unwrap(), Ended::Final("x".into()))
-                .is_some()
-        );
-        assert!(
-            registry
-                .resolve(&"1".parse().unwrap(), Ended::Final("y".into()))
-                .is_none()
-        );
-        assert_eq!((&mut one.answer).await, Ok(Ended::Final("x".into())));
-        assert_eq!(registry.len(), 1);
-        drop(two);
-        assert!(registry.is_empty());
-    }
-
-    #[tokio::test]
-    async fn who_has_left_gets_no_reply() {
-        let registry = Arc::new(PendingRegistry::default());
-        drop(registry.register(task("1")));
-        assert!(
-            registry
-                .resolve(&"1".parse().unwrap(), Ended::Final("x".into()))
-                .is_none()
-        );
     }
 }

@@ -224,10 +224,11 @@ impl Deployment {
 
     async fn finish(&self, process: Process) {
         self.history.note(|| format!("stop {}", process.name));
+        // From its goodbye on, what it was last asked for may be asked of another one.
+        self.trouble(&process.name);
         process.stop.cancel();
         // What a panic said is found by the hook.
         drop(process.task.await);
-        self.trouble(&process.name);
         self.history
             .note(|| format!("{} has stopped", process.name));
         self.network.leave(&process.name);
