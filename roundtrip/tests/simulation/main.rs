@@ -44,6 +44,11 @@ fn in_fair_weather_every_request_gets_its_right_answer() {
 }
 
 #[test]
+fn when_every_message_arrives_twice_no_request_fails() {
+    nothing_fails(Scenario::Doubled);
+}
+
+#[test]
 fn while_every_service_is_updated_no_request_fails() {
     nothing_fails(Scenario::Update);
 }

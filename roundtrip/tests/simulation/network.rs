@@ -230,8 +230,9 @@ impl Network {
     fn carry(self: &Arc<Self>, way: Way, publication: &Publication) {
         let ((_, to, channel), _) = &way.fate;
         let mut dice = self.dice.on(("carry", &way.fate));
-        let copies = self.weather.copies(&mut dice);
-        if channel.ends_with(":presence") {
+        let is_presence = channel.ends_with(":presence");
+        let copies = self.weather.copies(&mut dice, is_presence);
+        if is_presence {
             self.state().announced(&way.fate.0, !copies.is_empty());
         }
         if copies.is_empty() {

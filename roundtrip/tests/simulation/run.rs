@@ -32,6 +32,8 @@ pub(crate) enum Scenario {
     Fair,
     /// What goes wrong is as the seed has it.
     Foul,
+    /// Every message arrives twice.
+    Doubled,
     /// Every service is updated.
     Update,
     /// No backend ever answers.
@@ -89,6 +91,7 @@ async fn simulate(seed: u64, scenario: Scenario, is_noted: bool) -> Report {
     let (weather, faults, work) = match scenario {
         Scenario::Fair => (Weather::fair(), Vec::new(), Work::Swift),
         Scenario::Foul => (Weather::of(dice), faults(dice), Work::Mixed),
+        Scenario::Doubled => (Weather::doubling(), Vec::new(), Work::Swift),
         Scenario::Update => (Weather::fair(), update(dice), Work::Swift),
         Scenario::Overload => (Weather::fair(), Vec::new(), Work::Endless),
     };

@@ -27,6 +27,9 @@ pub(crate) struct Weather {
     /// Delayed for longer than most messages take.
     delayed: f64,
     delay_ms_max: u64,
+    /// Redis keeps the order of what one process says, so nobody takes an older announcement for the
+    /// newer one. Foul weather does not: a service may then be passed over until its next one.
+    presence_is_in_order: bool,
     /// An answer is lost though what was asked has been done.
     unanswered: f64,
     is_calm: Arc<AtomicBool>,
@@ -40,8 +43,19 @@ impl Weather {
             doubled: 0.0,
             delayed: 0.0,
             delay_ms_max: 1,
+            presence_is_in_order: true,
             unanswered: 0.0,
             is_calm: Arc::default(),
+        }
+    }
+
+    /// Every message arrives twice, and some are overtaken by others.
+    pub(crate) fn doubling() -> Self {
+        Self {
+            doubled: 1.0,
+            delayed: 0.3,
+            delay_ms_max: 200,
+            ..Self::fair()
         }
     }
 
@@ -53,6 +67,7 @@ impl Weather {
             doubled: dice.one_of(&[0.0, 0.0, 0.05, 0.3, 1.0]),
             delayed: dice.one_of(&[0.0, 0.0, 0.05, 0.3]),
             delay_ms_max: dice.one_of(&[20, 200, 1_000, 4_000]),
+            presence_is_in_order: false,
             unanswered: dice.one_of(&[0.0, 0.0, 0.02, 0.1]),
             is_calm: Arc::default(),
         }
@@ -64,7 +79,7 @@ impl Weather {
     }
 
     /// What becomes of a message: its copies, of which a lost one has none.
-    pub(crate) fn copies(&self, dice: &mut Throw) -> Vec<Passage> {
+    pub(crate) fn copies(&self, dice: &mut Throw, is_presence: bool) -> Vec<Passage> {
         let in_order = Passage::InOrder(Duration::from_millis(dice.one_of(&[0, 0, 0, 1, 1, 2])));
         if self.is_calm.load(Ordering::Relaxed) {
             return vec![in_order];
@@ -75,7 +90,8 @@ impl Weather {
         let mut copies = Vec::with_capacity(2);
         for is_sent in [true, dice.is(self.doubled)] {
             if is_sent {
-                copies.push(if dice.is(self.delayed) {
+                let may_be_overtaken = !(is_presence && self.presence_is_in_order);
+                copies.push(if may_be_overtaken && dice.is(self.delayed) {
                     Passage::Overtaken(dice.ms(1..=self.delay_ms_max))
                 } else {
                     in_order
