@@ -8,11 +8,15 @@ use std::time::Duration;
 
 use shared::{
     contract::{FailureCode, RecordId},
+    discovery::Roster,
     outbox::Undelivered,
 };
 use tokio::time::Instant;
 
-use crate::flow::{Flow, Tag};
+use crate::{
+    flights::Work,
+    flow::{Flow, Tag},
+};
 
 /// A backend is silent when it has not answered within this share of the time that is left.
 const SILENT_SHARE: u32 = 3;
@@ -73,15 +77,14 @@ impl Flow {
             return;
         };
         work.timer = None;
-        let Some(backend) = &work.backend else {
+        if work.backend.is_none() {
             return self.place(id);
-        };
+        }
         if work.attempts >= ATTEMPTS_MAX {
             return;
         }
-        let container = backend.address.container.clone();
         let is_pure = work.question.is_some();
-        if self.roster.is_alive(&container) && !is_pure {
+        if !is_pure && !has_lost_its_backend(work, &self.roster) {
             // Running it elsewhere would run it twice; the same backend knows what it has done.
             if self.budget.spend() {
                 self.metrics.dispatched_again("silent_same");
@@ -127,17 +130,17 @@ impl Flow {
 
     /// Containers have come or gone: works whose backend is gone go to another one.
     pub(crate) fn members_changed(&mut self) {
-        let lost: Vec<RecordId> = self
-            .in_flight
-            .works
-            .iter()
-            .filter(|(_, work)| {
-                work.backend
-                    .as_ref()
-                    .is_some_and(|backend| !self.roster.is_alive(&backend.address.container))
-            })
-            .map(|(id, _)| *id)
-            .collect();
+        let mut lost = Vec::new();
+        for (id, work) in &mut self.in_flight.works {
+            let unheard_of = work.unheard_of.as_ref();
+            if unheard_of.is_some_and(|container| self.roster.is_alive(container)) {
+                // From now on, it can be missed.
+                work.unheard_of = None;
+            }
+            if has_lost_its_backend(work, &self.roster) {
+                lost.push(*id);
+            }
+        }
         for id in lost {
             self.another_backend(id, "gone");
         }
@@ -175,4 +178,12 @@ impl Flow {
         let left = due.map(|due| due.saturating_duration_since(Instant::now()));
         (left.unwrap_or_default() / SILENT_SHARE).max(SILENT_AFTER_MIN)
     }
+}
+
+/// Whether the backend of a work is gone.
+fn has_lost_its_backend(work: &Work, roster: &Roster) -> bool {
+    work.backend.as_ref().is_some_and(|backend| {
+        let container = &backend.address.container;
+        !roster.is_alive(container) && work.unheard_of.as_ref() != Some(container)
+    })
 }

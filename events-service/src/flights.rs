@@ -54,6 +54,9 @@ pub(crate) struct Work {
     pub(crate) attempts: u32,
     pub(crate) dispatched_unix_ms: Option<u64>,
     pub(crate) backend: Option<Member>,
+    /// The backend that another events service had chosen, when nothing has been heard of it here:
+    /// that does not mean that it has gone.
+    pub(crate) unheard_of: Option<ContainerId>,
     /// Containers where nobody was there.
     pub(crate) tried: Vec<ContainerId>,
     pub(crate) timer: Option<delay_queue::Key>,

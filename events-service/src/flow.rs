@@ -270,6 +270,7 @@ impl Flow {
             attempts: 0,
             dispatched_unix_ms: None,
             backend: None,
+            unheard_of: None,
             tried: Vec::new(),
             timer: None,
         };

@@ -8,7 +8,7 @@
 
 use std::sync::atomic::Ordering;
 
-use shared::contract::{ContainerId, Ended, Failure, FailureCode, RecordId};
+use shared::contract::{Address, ContainerId, Ended, Failure, FailureCode, RecordId};
 
 use crate::{
     answers::{Found, Known, Lookup},
@@ -112,22 +112,32 @@ impl Flow {
         if living_holder.is_some_and(|holder| holder != self.me.address().container) {
             return self.drop_flight(id, "held_by_another");
         }
-        let id_of = |text: Option<String>| text.and_then(|text| text.parse().ok());
-        match id_of(stored.events_container) {
-            Some(holder) => self.take_over(id, holder, id_of(stored.backend_container)),
+        let asked = stored
+            .backend_container
+            .zip(stored.backend_service)
+            .and_then(|(container, service)| Address::new(&container, &service).ok());
+        match stored
+            .events_container
+            .and_then(|holder| holder.parse().ok())
+        {
+            Some(holder) => self.take_over(id, holder, asked),
             None => self.drop_flight(id, "held_by_nobody"),
         }
     }
 
     /// Takes an open record from an events service that has died. The backend that it had chosen is
-    /// asked again: if it has done the task, it answers from memory.
-    fn take_over(&mut self, id: RecordId, from: ContainerId, asked: Option<ContainerId>) {
+    /// asked again: if it has done the task, it answers from memory. So is one that nothing has been
+    /// heard of: whoever has just started does not know all that are there. The bus says whether it
+    /// is.
+    fn take_over(&mut self, id: RecordId, from: ContainerId, asked: Option<Address>) {
         if let Some(work) = self.in_flight.works.get_mut(&id)
             && let Some(asked) = asked
-            && let Some(backend) = self.placement.choose_this(&asked)
-            && let Some(other) = work.backend.replace(backend)
         {
-            self.placement.done(&other.address.container);
+            let container = asked.container.clone();
+            work.unheard_of = (!self.roster.is_alive(&container)).then_some(container);
+            if let Some(other) = work.backend.replace(self.placement.choose_this(asked)) {
+                self.placement.done(&other.address.container);
+            }
         }
         let Some(flight) = self.in_flight.flights.get_mut(&id) else {
             return;

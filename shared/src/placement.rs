@@ -6,7 +6,10 @@ use std::{collections::HashMap, sync::Arc};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tokio::sync::watch;
 
-use crate::{contract::ContainerId, discovery::Member};
+use crate::{
+    contract::{Address, ContainerId},
+    discovery::Member,
+};
 
 /// Chooses among the members of a roster. One owner.
 #[derive(Debug)]
@@ -53,15 +56,20 @@ impl Placement {
         Some(chosen)
     }
 
-    /// Takes this container, if it may be sent work; counts like [`Placement::choose`].
-    pub fn choose_this(&mut self, container: &ContainerId) -> Option<Member> {
-        let members = self.members.borrow();
-        let chosen = members
-            .iter()
-            .find(|member| member.address.container == *container)?
-            .clone();
-        *self.in_flight.entry(container.clone()).or_default() += 1;
-        Some(chosen)
+    /// Takes this container, also when it is not known; counts like [`Placement::choose`].
+    pub fn choose_this(&mut self, address: Address) -> Member {
+        let known = self.members.borrow();
+        let known = known.iter().find(|member| member.address == address);
+        let chosen = known.cloned().unwrap_or(Member {
+            address,
+            image: None,
+            stack: None,
+        });
+        *self
+            .in_flight
+            .entry(chosen.address.container.clone())
+            .or_default() += 1;
+        chosen
     }
 
     /// One that was chosen has ended.
@@ -126,7 +134,6 @@ impl Placement {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contract::Address;
 
     fn member(id: &str, service: &str, stack: Option<&str>) -> Member {
         Member {

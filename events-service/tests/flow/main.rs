@@ -400,6 +400,31 @@ async fn what_a_dead_events_service_held_is_finished_at_the_same_backend() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_takes_over_asks_the_same_backend_also_before_it_has_heard_of_it() {
+    let mut stage = Stage::with(|log| log.hold_record(held_by_another())).await;
+    let mut asked = stage.unheard_of_backend("b1").await;
+    let mut other = stage.backend("b2").await;
+    stage.ask(REQUEST, EFFECT, "{}").await;
+    assert_eq!(asked.dispatch().await.record_id.to_string(), REQUEST);
+    // That others come and go does not mean that it has gone, nor does its silence.
+    stage.ghost("b3").await;
+    let dispatch = asked.dispatch().await;
+    asked.answer(&dispatch, Ended::Final("paid".into())).await;
+    assert_eq!(stage.reply(REQUEST).await, Ended::Final("paid".into()));
+    assert_eq!(other.count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_takes_over_asks_another_backend_where_the_first_is_gone() {
+    let mut stage = Stage::with(|log| log.hold_record(held_by_another())).await;
+    let mut other = stage.backend("b2").await;
+    stage.ask(REQUEST, EFFECT, "{}").await;
+    let dispatch = other.dispatch().await;
+    other.answer(&dispatch, Ended::Final("paid".into())).await;
+    assert_eq!(stage.reply(REQUEST).await, Ended::Final("paid".into()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_living_events_service_holds_is_left_to_it() {
     let mut stage = Stage::with(|log| log.hold_record(held_by_another())).await;
     let _listens = stage.listen("Event_Service:events0").await;

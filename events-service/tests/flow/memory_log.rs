@@ -196,15 +196,13 @@ impl AuditLog for MemoryLog {
             .filter(|r| wanted == Some(r.request_id.as_str()));
         let stored = stored.map(|record| {
             let outcome = record.end.as_ref().map(|end| &end.outcome);
+            let backend = record.progress.backend.as_ref();
             StoredRecord {
                 id: record.id.to_string(),
                 request_id: Some(record.request_id.to_string()),
                 events_container: Some(record.events_service.container.to_string()),
-                backend_container: record
-                    .progress
-                    .backend
-                    .as_ref()
-                    .map(|backend| backend.container.to_string()),
+                backend_container: backend.map(|backend| backend.container.to_string()),
+                backend_service: backend.map(|backend| backend.service.to_string()),
                 status: if outcome.is_some() {
                     "answered"
                 } else {

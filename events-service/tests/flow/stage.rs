@@ -159,15 +159,21 @@ impl Stage {
 
     /// A backend that is announced and listens.
     pub(crate) async fn backend(&self, id: &str) -> Backend {
+        let backend = self.unheard_of_backend(id).await;
+        self.ghost(id).await;
+        backend
+    }
+
+    /// A backend that listens and of which nothing has been heard yet.
+    pub(crate) async fn unheard_of_backend(&self, id: &str) -> Backend {
         let channels = vec![
             "Consuming_Service".to_owned(),
             format!("Consuming_Service:{id}"),
         ];
         let heard = self.bus.subscribe(channels).await.unwrap();
-        let address = self.ghost(id).await;
         Backend {
             bus: self.bus.clone(),
-            me: Addressee::new(address),
+            me: Addressee::new(Address::new(id, "backend").unwrap()),
             heard,
         }
     }
