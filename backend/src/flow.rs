@@ -146,7 +146,10 @@ impl Flow {
         let arrived = Instant::now();
         self.last_dispatch = arrived;
         match self.memory.get(dispatch.record_id) {
-            Some(Executed::Running) => return self.metrics.count("repeated_while_running"),
+            Some(Executed::Running(_)) => {
+                self.memory.running(dispatch.record_id, dispatch.from);
+                return self.metrics.count("repeated_while_running");
+            }
             Some(Executed::Ended(ended, timing)) => {
                 let (ended, timing) = (ended.clone(), *timing);
                 self.metrics.count("answered_from_memory");
@@ -199,7 +202,8 @@ impl Flow {
                 expires,
             );
         }
-        self.memory.running(dispatch.record_id);
+        self.memory
+            .running(dispatch.record_id, dispatch.from.clone());
         let places = self.places.clone();
         // Ends with an answer in every case; `serve` waits for it.
         self.running.spawn(async move {
@@ -238,7 +242,10 @@ impl Flow {
         });
     }
 
-    fn finish(&mut self, done: Done) {
+    fn finish(&mut self, mut done: Done) {
+        if let Some(Executed::Running(asked_by)) = self.memory.get(done.dispatch.record_id) {
+            done.dispatch.from = asked_by.clone();
+        }
         let ended = match done.answer {
             Ok(text) => {
                 self.metrics.count("done");

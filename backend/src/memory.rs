@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use shared::contract::{Ended, RecordId, Timing};
+use shared::contract::{Address, Ended, RecordId, Timing};
 
 /// Records that are remembered: at 15,000 a second those of the last four seconds, and an events
 /// service dispatches again after a third of a deadline.
@@ -13,8 +13,8 @@ const BYTES_MAX: usize = 16 << 20;
 /// What is known of a record.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Executed {
-    /// It waits or runs; its result goes to whoever asked last.
-    Running,
+    /// It waits or runs; its result goes to whoever asked last, since the others may have died.
+    Running(Address),
     /// It has ended.
     Ended(Ended, Timing),
 }
@@ -33,8 +33,9 @@ impl Memory {
         self.records.get(&record)
     }
 
-    pub(crate) fn running(&mut self, record: RecordId) {
-        self.records.insert(record, Executed::Running);
+    /// It waits or runs, and was last asked for by this events service.
+    pub(crate) fn running(&mut self, record: RecordId, asked_by: Address) {
+        self.records.insert(record, Executed::Running(asked_by));
     }
 
     /// It was taken back before it ran.
@@ -81,13 +82,17 @@ mod tests {
             id[..8].copy_from_slice(&n.to_be_bytes());
             RecordId(id)
         };
-        memory.running(id(usize::MAX));
+        let asked_by = Address::new("e", "s").unwrap();
+        memory.running(id(usize::MAX), asked_by.clone());
         for n in 0..RECORDS_MAX + 10 {
             memory.ended(id(n), Ended::Final("x".into()), NO_TIME);
         }
         assert_eq!(memory.get(id(9)), None);
         assert!(memory.get(id(10)).is_some());
-        assert_eq!(memory.get(id(usize::MAX)), Some(&Executed::Running));
+        assert_eq!(
+            memory.get(id(usize::MAX)),
+            Some(&Executed::Running(asked_by))
+        );
         memory.ended(id(3), Ended::Final("x".repeat(BYTES_MAX + 1)), NO_TIME);
         assert_eq!((memory.bytes, memory.ended.len()), (0, 0));
     }

@@ -47,9 +47,11 @@ impl Traffic {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let of_sender = dispatches.entry(from.to_owned()).or_default();
-        if attempt == 1 {
-            of_sender.first.insert(record);
-        } else if up_for < LINK_IS_BACK {
+        // One that was taken over from another events service begins with its second attempt.
+        if of_sender.first.insert(record.clone()) || attempt == 1 {
+            return;
+        }
+        if up_for < LINK_IS_BACK {
             of_sender.after_link_is_back += 1;
         } else {
             of_sender.repeated.insert((record, attempt));
