@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    deployment::{Deployment, PLACES},
+    deployment::{Deployment, Kind, PLACES},
     dice::{Dice, Throw},
     work::LOAD_MS,
 };
@@ -74,6 +74,23 @@ pub(crate) fn update(dice: Dice) -> Vec<Fault> {
         what: What::Replace { place },
     };
     (0..PLACES.len()).map(nth).collect()
+}
+
+/// One process of a kind after the other dies and is started again: one is always there.
+pub(crate) fn deaths(dice: Dice, kind: Kind) -> Vec<Fault> {
+    let places = (0..PLACES.len()).filter(|place| PLACES[*place] == kind);
+    let nth = |(n, place): (usize, usize)| {
+        let mut dice = dice.on(("death", n));
+        let begin = Duration::from_millis(3_000) * u32::try_from(n).unwrap();
+        Fault {
+            at: begin + dice.ms(0..=1_500),
+            what: What::Kill {
+                place,
+                restart_after: dice.ms(100..=500),
+            },
+        }
+    };
+    places.enumerate().map(nth).collect()
 }
 
 fn what(dice: &mut Throw) -> What {

@@ -30,6 +30,7 @@ use std::{
     time::Instant,
 };
 
+use deployment::Kind;
 use promises::Counts;
 use run::{Scenario, run};
 
@@ -46,6 +47,16 @@ fn in_fair_weather_every_request_gets_its_right_answer() {
 #[test]
 fn when_every_message_arrives_twice_no_request_fails() {
     nothing_fails(Scenario::Doubled);
+}
+
+#[test]
+fn when_events_services_die_no_request_fails() {
+    nothing_fails(Scenario::Deaths(Kind::EventsService));
+}
+
+#[test]
+fn when_backends_die_no_request_fails() {
+    nothing_fails(Scenario::Deaths(Kind::Backend));
 }
 
 #[test]

@@ -8,9 +8,9 @@ use serde_json::Value;
 use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
-    deployment::{Deployment, FRONTENDS, PLACES},
+    deployment::{Deployment, FRONTENDS, Kind, PLACES},
     dice::Dice,
-    faults::{Fault, MENDED_BY, faults, update},
+    faults::{Fault, MENDED_BY, deaths, faults, update},
     history::History,
     network::Network,
     promises,
@@ -34,6 +34,8 @@ pub(crate) enum Scenario {
     Foul,
     /// Every message arrives twice.
     Doubled,
+    /// One process of a kind after the other dies.
+    Deaths(Kind),
     /// Every service is updated.
     Update,
     /// No backend ever answers.
@@ -92,6 +94,7 @@ async fn simulate(seed: u64, scenario: Scenario, is_noted: bool) -> Report {
         Scenario::Fair => (Weather::fair(), Vec::new(), Work::Swift),
         Scenario::Foul => (Weather::of(dice), faults(dice), Work::Mixed),
         Scenario::Doubled => (Weather::doubling(), Vec::new(), Work::Swift),
+        Scenario::Deaths(kind) => (Weather::fair(), deaths(dice, kind), Work::Swift),
         Scenario::Update => (Weather::fair(), update(dice), Work::Swift),
         Scenario::Overload => (Weather::fair(), Vec::new(), Work::Endless),
     };
