@@ -12,8 +12,8 @@ use std::{
 
 use async_trait::async_trait;
 use events_service::audit::{
-    Answer, AuditError, AuditLog, Balance, BalanceQuery, End, Filter, Outcome, Question, Record,
-    Status, StoredRecord, Write, Written,
+    Answer, AuditError, AuditLog, Balance, BalanceQuery, End, Filter, Outcome, Overdue, Question,
+    Record, Status, StoredRecord, Write, Written,
 };
 use shared::contract::{Address, ContainerId, Failure, FailureCode, RecordId, RequestId};
 
@@ -192,14 +192,16 @@ impl Records {
         })
     }
 
-    fn close_overdue(&mut self, before_unix_ms: u64, now_unix_ms: u64) -> u64 {
+    fn close_overdue(&mut self, overdue: &Overdue) -> u64 {
         let mut closed = 0;
         for record in self.by_id.values_mut() {
-            if record.end.is_none() && record.deadline_unix_ms < before_unix_ms {
+            let is_overdue = record.deadline_unix_ms < overdue.before_unix_ms
+                && !overdue.spared.contains(&record.events_service.container);
+            if record.end.is_none() && is_overdue {
                 let failure = Failure::new(FailureCode::Abandoned, "nobody ended it");
                 record.end = Some(End {
                     outcome: Outcome::Failed(failure),
-                    at_unix_ms: now_unix_ms,
+                    at_unix_ms: overdue.now_unix_ms,
                     waited_us: None,
                     ran_us: None,
                 });
@@ -285,12 +287,8 @@ impl AuditLog for Log {
         self.store.command(&self.life, find).await
     }
 
-    async fn close_overdue(
-        &self,
-        before_unix_ms: u64,
-        now_unix_ms: u64,
-    ) -> Result<u64, AuditError> {
-        let close = |records: &mut Records| records.close_overdue(before_unix_ms, now_unix_ms);
+    async fn close_overdue(&self, overdue: &Overdue) -> Result<u64, AuditError> {
+        let close = |records: &mut Records| records.close_overdue(overdue);
         self.store.command(&self.life, close).await
     }
 
