@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::{
     flights::Work,
-    flow::{Flow, Tag},
+    flow::{Flow, Tag, Timer},
 };
 
 /// A backend is silent when it has not answered within this share of the time that is left.
@@ -77,6 +77,15 @@ impl Flow {
             return;
         };
         work.timer = None;
+        if !self.link.borrow().is_up {
+            // Nobody can answer. When the bus is back, everything is sent again.
+            let silent_at = Instant::now() + self.silent_after(id);
+            let timer = self.timers.insert_at(Timer::Work(id), silent_at);
+            if let Some(work) = self.in_flight.works.get_mut(&id) {
+                work.timer = Some(timer);
+            }
+            return;
+        }
         if work.backend.is_none() {
             return self.place(id);
         }

@@ -12,6 +12,7 @@ use std::{
 };
 
 use shared::{
+    bus::Link,
     clock::Clock,
     contract::{
         Address, Addressee, Dispatch, Ended, EventMessage, Failure, FailureCode, RecordId,
@@ -85,6 +86,7 @@ pub(crate) struct Flow {
     pub(crate) roster: Arc<Roster>,
     pub(crate) placement: Placement,
     pub(crate) outbox: Outbox<Tag>,
+    pub(crate) link: watch::Receiver<Link>,
     pub(crate) log: LogWriter,
     pub(crate) log_is_up: watch::Receiver<bool>,
     /// When the writes that have not come back were queued, oldest first: they come back nearly in

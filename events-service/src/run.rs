@@ -158,6 +158,7 @@ pub async fn run(
         roster: node.roster.clone(),
         placement: Placement::new(node.roster.members(), node.identity.stack.clone()),
         outbox,
+        link: node.bus.link(),
         log: writer,
         log_is_up,
         writes_waiting: VecDeque::new(),

@@ -294,7 +294,9 @@ impl Flow {
         let Some(task) = self.pending.task(id) else {
             return;
         };
-        if !self.roster.is_ours(&task.to.container) || !self.budget().spend() {
+        // While the bus is down nobody can answer; when it is back, everything is offered again.
+        let may_help = self.link.borrow().is_up && self.roster.is_ours(&task.to.container);
+        if !may_help || !self.budget().spend() {
             return;
         }
         match self.other_than(&task.to.container) {

@@ -57,6 +57,10 @@ const CLOSE_MAX: Duration = Duration::from_secs(2);
 /// Connections to the server. Two batches of four commands each are under way at most, and a look-up
 /// or two; more would only be memory on the server.
 const CONNECTIONS_MAX: u32 = 16;
+/// How often the driver looks whether the server takes writes again after it had refused them. A
+/// server of a replica set tells by itself; another one would be taken for unable for the driver's
+/// usual 10 s.
+const HEARTBEAT_EVERY: Duration = Duration::from_secs(2);
 /// The server's limit for a database name, in bytes.
 const DATABASE_NAME_BYTES_MAX: usize = 63;
 
@@ -150,6 +154,7 @@ impl MongoAuditLog {
                 .get_or_insert(SERVER_SELECTION_MAX);
             options.connect_timeout.get_or_insert(CONNECT_MAX);
             options.max_pool_size.get_or_insert(CONNECTIONS_MAX);
+            options.heartbeat_freq.get_or_insert(HEARTBEAT_EVERY);
             Client::with_options(options)
         });
         Ok(client

@@ -124,10 +124,21 @@ const FIELDS: [&str; 18] = [
 async fn documents_have_the_fields_of_the_contract() {
     check(place().await, async |place| {
         let log = place.ready().await;
-        let record = open();
-        log.write(&inserts(std::slice::from_ref(&record)))
+        let older = open();
+        let record = Record {
+            request_id: older.id.to_string().parse().unwrap(),
+            ..older.clone()
+        };
+        let older = Record {
+            id: open().id,
+            ..older
+        };
+        log.write(&inserts(&[record.clone(), older.clone()]))
             .await
             .unwrap();
+        // Where the request's id is not the record's, the unique index on it must hold it.
+        let marked = place.document(ObjectId::from_bytes(older.id.0)).await;
+        assert!(marked.get_bool("ownId").unwrap());
         let id = ObjectId::from_bytes(record.id.0);
         let document = place.document(id).await;
         assert_eq!(keys(&document), FIELDS[..17]);
@@ -257,7 +268,10 @@ async fn what_is_asked_often_has_an_index() {
                 doc! { "status": "open", "v": 2, "deadline": { "$lt": DateTime::now() } },
                 "roundtrip_open",
             ),
-            (doc! { "fromRequestId": "x", "v": 2 }, "roundtrip_request"),
+            (
+                doc! { "fromRequestId": "x", "ownId": true },
+                "roundtrip_request",
+            ),
             (doc! { "callerRequestId": "x" }, "roundtrip_caller"),
         ];
         for (filter, index) in queries {

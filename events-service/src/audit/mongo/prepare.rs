@@ -110,12 +110,13 @@ impl MongoAuditLog {
 fn indexes() -> RawArrayBuf {
     let (open, answered) = (Status::Open.as_str(), Status::Answered.as_str());
     let indexes = [
-        // One record per request. Partial, since older records may hold one request twice.
+        // One record per request, where `_id` does not say so. Partial, since older records may hold
+        // one request twice.
         rawdoc! {
             "name": "roundtrip_request",
             "key": { "fromRequestId": 1 },
             "unique": true,
-            "partialFilterExpression": { "v": documents::VERSION },
+            "partialFilterExpression": { (documents::OWN_ID): true },
         },
         // Answers from the log. Partial and with `answeredFromId` in it: a question that was asked
         // a million times is still one entry to look at, the one that a backend answered.

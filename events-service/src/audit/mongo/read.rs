@@ -11,7 +11,10 @@ use mongodb::{
 };
 use shared::contract::RecordId;
 
-use super::{LONG_COMMAND_MAX, MongoAuditLog, WORK_MAX, documents::date};
+use super::{
+    LONG_COMMAND_MAX, MongoAuditLog, WORK_MAX,
+    documents::{OWN_ID, date},
+};
 use crate::audit::{Answer, AuditError, Filter, Question, Status, StoredRecord, text_id::TextKey};
 
 /// Ids in one look-up of texts: a command of about 500 kB.
@@ -118,10 +121,14 @@ impl MongoAuditLog {
             return self.listed_where(filter, doc! {}).await;
         };
         // Ours have indexes on both; older records are looked for only if there is none of ours.
-        let ours = doc! { "$or": [
-            { "fromRequestId": request_id, "v": super::documents::VERSION },
-            { "callerRequestId": request_id },
-        ] };
+        let mut ours = vec![
+            doc! { "fromRequestId": request_id, OWN_ID.as_str(): true },
+            doc! { "callerRequestId": request_id },
+        ];
+        if let Ok(id) = ObjectId::parse_str(request_id) {
+            ours.push(doc! { "_id": id, "fromRequestId": request_id });
+        }
+        let ours = doc! { "$or": ours };
         let found = self.listed_where(filter, ours).await?;
         if !found.is_empty() {
             return Ok(found);

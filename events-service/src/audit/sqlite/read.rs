@@ -69,7 +69,12 @@ impl Store {
             conditions.push("status = :status");
         }
         if filter.request_id.is_some() {
-            conditions.push("(fromRequestId = :request or callerRequestId = :request)");
+            // Each of these has an index.
+            conditions.push(
+                "((tasks._id = :request and fromRequestId = :request)
+                  or (fromRequestId = :request and fromRequestId <> tasks._id)
+                  or callerRequestId = :request)",
+            );
         }
         if filter.since_unix_ms.is_some() {
             conditions.push("fromReceivedTime >= :since");

@@ -67,8 +67,9 @@ create table if not exists tasks (
     salt blob not null,
     seal blob
 );
--- One record per request.
-create unique index if not exists roundtrip_request on tasks (fromRequestId);
+-- One record per request, where `_id` does not say so.
+create unique index if not exists roundtrip_request on tasks (fromRequestId)
+    where fromRequestId <> _id;
 -- Answers from the log: only what a backend answered.
 create index if not exists roundtrip_answers on tasks (requestBodyId)
     where status = 'answered' and pure = 1 and answeredFromId is null;
