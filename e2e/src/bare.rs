@@ -22,7 +22,8 @@ const TASK_MAPS: &str = r#"{
   "NUMBER": { "service": "backend", "pure": true },
   "STRING": { "service": "backend", "pure": true },
   "GREETING": { "service": "greeting", "pure": true },
-  "SLOW": "slow"
+  "SLOW": "slow",
+  "EFFECT": "effect"
 }
 "#;
 
@@ -39,6 +40,8 @@ pub enum Kind {
     Greeting,
     /// The example that takes its time, panics and counts.
     Slow,
+    /// The example whose effect is counted from outside.
+    Effect,
 }
 
 impl Kind {
@@ -49,6 +52,20 @@ impl Kind {
             Self::Backend => "backend",
             Self::Greeting => "examples/greeting",
             Self::Slow => "examples/slow",
+            Self::Effect => "examples/effect",
+        }
+    }
+
+    /// What people call it.
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Frontend => "frontend",
+            Self::EventsService => "events service",
+            Self::Backend => "backend",
+            Self::Greeting => "backend that greets",
+            Self::Slow => "slow backend",
+            Self::Effect => "backend with an effect",
         }
     }
 
@@ -59,6 +76,7 @@ impl Kind {
             Self::Backend => "e2e_backend",
             Self::Greeting => "e2e_greeting",
             Self::Slow => "e2e_slow",
+            Self::Effect => "e2e_effect",
         }
     }
 }
@@ -131,8 +149,13 @@ impl<'c> Bare<'c> {
     /// Adds a setting for all that is started from now on.
     #[must_use]
     pub fn with(mut self, name: &str, value: &str) -> Self {
-        self.settings.push((name.to_owned(), value.to_owned()));
+        self.set(name, value);
         self
+    }
+
+    /// Adds a setting for all that is started from now on; a later one of the same name wins.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.settings.push((name.to_owned(), value.to_owned()));
     }
 
     /// What every channel of this deployment begins with.

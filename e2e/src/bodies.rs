@@ -58,6 +58,17 @@ pub fn question(number: u32) -> Question {
     Question { body, result }
 }
 
+/// A question with a body of its own for each number, and as many bytes as told in the question
+/// and in its answer.
+#[must_use]
+pub fn large_question(number: u32, bytes: usize) -> Question {
+    let text = "x".repeat(bytes);
+    Question {
+        body: format!(r#"{{"a1": "{number} {text}", "a2": "."}}"#),
+        result: format!("{number} {text}."),
+    }
+}
+
 /// `n / 4` as a decimal number.
 fn quarters(n: i64) -> String {
     let fraction = ["", ".25", ".5", ".75"][usize::try_from(n % 4).unwrap_or(0)];

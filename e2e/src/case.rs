@@ -82,7 +82,11 @@ fn run_in(runtime: &Runtime, test: impl AsyncFnOnce(&Case) -> Result<()>) {
 }
 
 impl Case {
-    fn new() -> Result<Self> {
+    /// Its names and its folder.
+    ///
+    /// # Errors
+    /// When the folder cannot be made.
+    pub fn new() -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis() % 100_000_000;
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -139,8 +143,12 @@ impl Case {
                 eprintln!("{line}");
             }
         }
-        if !self.logs().is_empty() {
-            self.keep();
+        if self.logs().is_empty() {
+            return;
+        }
+        match self.keep() {
+            Ok(kept) => eprintln!("---- whole logs in {}", kept.display()),
+            Err(error) => eprintln!("---- the logs cannot be kept: {error:#}"),
         }
     }
 
@@ -156,23 +164,18 @@ impl Case {
         logs
     }
 
-    /// Copies the logs to a place that outlives the test.
-    #[expect(
-        clippy::print_stderr,
-        reason = "the runner shows it with the failed test"
-    )]
-    fn keep(&self) {
+    /// Copies the logs to a place that outlives the test, and answers where.
+    ///
+    /// # Errors
+    /// When they cannot be copied.
+    pub fn keep(&self) -> Result<PathBuf> {
         let kept = std::env::temp_dir().join(format!("roundtrip-e2e-failed-{}", self.id));
-        let copied = fs::create_dir_all(&kept).and_then(|()| {
-            self.logs().iter().try_for_each(|log| {
-                let name = log.file_name().unwrap_or_default();
-                fs::copy(log, kept.join(name)).map(drop)
-            })
-        });
-        match copied {
-            Ok(()) => eprintln!("---- whole logs in {}", kept.display()),
-            Err(error) => eprintln!("---- the logs cannot be kept: {error}"),
+        fs::create_dir_all(&kept).with_context(|| format!("make {}", kept.display()))?;
+        for log in self.logs() {
+            let name = log.file_name().unwrap_or_default();
+            fs::copy(&log, kept.join(name)).with_context(|| format!("copy {}", log.display()))?;
         }
+        Ok(kept)
     }
 }
 

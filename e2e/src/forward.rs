@@ -1,15 +1,63 @@
-//! A TCP forwarder in front of a server: it gives containers a way to it, and can be cut off or
-//! stalled, which is an outage for whoever sits behind it and for nobody else.
+//! A TCP forwarder in front of a server: it gives containers a way to it, and is the bad network
+//! between the two, for whoever sits behind it and for nobody else.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{mpsc, watch},
     task::{JoinHandle, JoinSet},
+    time::{Instant, sleep_until},
 };
+
+/// What is read at once. Small enough that a large message is several.
+const CHUNK_BYTES: usize = 16 * 1024;
+
+/// How many chunks are on their way while the network is slow. When they are, nothing more is read
+/// and the sender's own buffers fill, as they would.
+const CHUNKS_ON_THE_WAY: usize = 64;
+
+/// What happens to the bytes that go one way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// They are passed on.
+    Clear,
+    /// They stay where they are until the way is another: what a black hole does to a connection,
+    /// since TCP sends again what nobody confirmed.
+    Stalled,
+    /// They arrive so much later, in their order.
+    Delayed(Duration),
+    /// They arrive in pieces of so many bytes, each a read of its own.
+    Sliced(usize),
+    /// They arrive later by `delay`, and of a hundred chunks `lost` by `resent_after` more: TCP
+    /// hides a loss, but all that comes behind it waits for the second sending.
+    Lossy {
+        /// Of a hundred.
+        lost: u8,
+        /// How long all take.
+        delay: Duration,
+        /// When a lost one is sent again.
+        resent_after: Duration,
+    },
+}
+
+/// What the network is like.
+#[derive(Debug, Clone, Copy)]
+struct Weather {
+    /// Towards the target.
+    there: Way,
+    /// From the target.
+    back: Way,
+    /// Connections with a smaller number end in the middle of what they carry next.
+    reset_below: u64,
+    /// Connections with a smaller number pass nothing on any more, and nobody is told.
+    stranded_below: u64,
+}
 
 /// Forwards connections to one target. Dropping it closes them.
 #[derive(Debug)]
@@ -17,7 +65,8 @@ pub struct Forward {
     /// Where it listens.
     pub address: SocketAddr,
     target: String,
-    stalled: watch::Sender<bool>,
+    weather: watch::Sender<Weather>,
+    accepted: watch::Sender<u64>,
     accepting: JoinHandle<()>,
 }
 
@@ -31,12 +80,19 @@ impl Forward {
             .await
             .with_context(|| format!("listen on {ip}"))?;
         let address = listener.local_addr()?;
-        let stalled = watch::Sender::new(false);
-        let accepting = accept(listener, target.to_owned(), stalled.subscribe());
+        let weather = watch::Sender::new(Weather {
+            there: Way::Clear,
+            back: Way::Clear,
+            reset_below: 0,
+            stranded_below: 0,
+        });
+        let accepted = watch::Sender::new(0);
+        let accepting = accept(listener, target.to_owned(), &weather, &accepted);
         Ok(Self {
             address,
             target: target.to_owned(),
-            stalled,
+            weather,
+            accepted,
             accepting,
         })
     }
@@ -54,13 +110,37 @@ impl Forward {
     /// When the port was taken meanwhile.
     pub async fn restore(&mut self) -> Result<()> {
         let listener = TcpListener::bind(self.address).await?;
-        self.accepting = accept(listener, self.target.clone(), self.stalled.subscribe());
+        self.accepting = accept(listener, self.target.clone(), &self.weather, &self.accepted);
         Ok(())
     }
 
     /// Keeps connections open but passes nothing on, or goes on again.
     pub fn stall(&self, stalled: bool) {
-        self.stalled.send_replace(stalled);
+        let way = if stalled { Way::Stalled } else { Way::Clear };
+        self.ways(way, way);
+    }
+
+    /// Sets what happens on the way to the target and on the way back.
+    pub fn ways(&self, there: Way, back: Way) {
+        self.weather.send_modify(|weather| {
+            weather.there = there;
+            weather.back = back;
+        });
+    }
+
+    /// Resets every connection that is open now, in the middle of what it carries next.
+    pub fn reset(&self) {
+        let below = *self.accepted.borrow();
+        self.weather
+            .send_modify(|weather| weather.reset_below = below);
+    }
+
+    /// Leaves every connection that is open now open and dead: nothing is passed on, nobody is
+    /// told. New ones are as good as ever.
+    pub fn strand(&self) {
+        let below = *self.accepted.borrow();
+        self.weather
+            .send_modify(|weather| weather.stranded_below = below);
     }
 }
 
@@ -70,46 +150,178 @@ impl Drop for Forward {
     }
 }
 
-fn accept(listener: TcpListener, target: String, stalled: watch::Receiver<bool>) -> JoinHandle<()> {
+fn accept(
+    listener: TcpListener,
+    target: String,
+    weather: &watch::Sender<Weather>,
+    accepted: &watch::Sender<u64>,
+) -> JoinHandle<()> {
+    let weather = weather.subscribe();
+    let accepted = accepted.clone();
     tokio::spawn(async move {
         // Dropped with this task, and with it every connection.
         let mut connections = JoinSet::new();
         while let Ok((near, _)) = listener.accept().await {
+            // The ended ones need not be kept.
+            while connections.try_join_next().is_some() {}
+            let number = *accepted.borrow();
+            accepted.send_replace(number + 1);
             let target = target.clone();
-            let stalled = stalled.clone();
+            let weather = weather.clone();
             connections.spawn(async move {
-                let Ok(far) = TcpStream::connect(&target).await else {
-                    return;
-                };
-                if near.set_nodelay(true).and(far.set_nodelay(true)).is_err() {
-                    return;
-                }
-                let (near_in, near_out) = near.into_split();
-                let (far_in, far_out) = far.into_split();
-                tokio::select! {
-                    () = pass(near_in, far_out, stalled.clone()) => {}
-                    () = pass(far_in, near_out, stalled) => {}
-                }
+                // An end of the connection, whatever the reason, is told by closing it.
+                drop(connect(near, &target, number, weather).await);
             });
         }
     })
 }
 
-async fn pass(
-    mut from: impl AsyncRead + Unpin,
-    mut to: impl AsyncWrite + Unpin,
-    mut stalled: watch::Receiver<bool>,
-) {
-    let mut buffer = vec![0; 64 * 1024];
-    loop {
-        let Ok(length @ 1..) = from.read(&mut buffer).await else {
-            return;
-        };
-        if stalled.wait_for(|stalled| !stalled).await.is_err() {
-            return;
+/// Carries one connection to its end.
+async fn connect(
+    mut near: TcpStream,
+    target: &str,
+    number: u64,
+    weather: watch::Receiver<Weather>,
+) -> Result<()> {
+    let mut far = TcpStream::connect(target).await?;
+    near.set_nodelay(true)?;
+    far.set_nodelay(true)?;
+    let ended = {
+        let (near_in, near_out) = near.split();
+        let (far_in, far_out) = far.split();
+        let there = Passage::new(number, weather.clone(), |weather| weather.there);
+        let back = Passage::new(number, weather, |weather| weather.back);
+        tokio::select! {
+            ended = there.carry(near_in, far_out) => ended,
+            ended = back.carry(far_in, near_out) => ended,
         }
-        if to.write_all(&buffer[..length]).await.is_err() {
-            return;
+    };
+    if matches!(ended, Err(Broken::Reset)) {
+        // Closed with this set, the other side gets a reset instead of an end.
+        near.set_zero_linger()?;
+        far.set_zero_linger()?;
+    }
+    Ok(())
+}
+
+/// Why a connection ended before its time.
+enum Broken {
+    Reset,
+    Closed,
+}
+
+/// One way of one connection.
+struct Passage {
+    connection: u64,
+    weather: watch::Receiver<Weather>,
+    way: fn(&Weather) -> Way,
+    /// For the losses: always the same for the same connection.
+    chunks: u64,
+}
+
+impl Passage {
+    fn new(connection: u64, weather: watch::Receiver<Weather>, way: fn(&Weather) -> Way) -> Self {
+        Self {
+            connection,
+            weather,
+            way,
+            chunks: 0,
         }
     }
+
+    /// Passes on until the sender ends, the receiver closes, or the weather ends it.
+    async fn carry(
+        mut self,
+        mut from: impl AsyncRead + Unpin,
+        to: impl AsyncWrite + Unpin,
+    ) -> Result<(), Broken> {
+        let (sender, receiver) = mpsc::channel(CHUNKS_ON_THE_WAY);
+        let writing = deliver(
+            receiver,
+            to,
+            self.weather.clone(),
+            self.connection,
+            self.way,
+        );
+        let reading = async {
+            let mut due = Instant::now();
+            loop {
+                let mut chunk = vec![0; CHUNK_BYTES];
+                let Ok(length @ 1..) = from.read(&mut chunk).await else {
+                    return;
+                };
+                chunk.truncate(length);
+                due = due.max(Instant::now() + self.delay());
+                if sender.send((due, chunk)).await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::pin!(writing);
+        tokio::select! {
+            ended = &mut writing => return ended,
+            () = reading => {}
+        }
+        // The sender has ended: what is under way still arrives.
+        drop(sender);
+        writing.await
+    }
+
+    /// How much later the next chunk arrives.
+    fn delay(&mut self) -> Duration {
+        self.chunks += 1;
+        match (self.way)(&self.weather.borrow()) {
+            Way::Clear | Way::Stalled | Way::Sliced(_) => Duration::ZERO,
+            Way::Delayed(delay) => delay,
+            Way::Lossy {
+                lost,
+                delay,
+                resent_after,
+            } => {
+                // A multiplier that spreads the numbers over the whole range.
+                let spread =
+                    (self.connection << 32 | self.chunks).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33;
+                if spread % 100 < u64::from(lost) {
+                    delay + resent_after
+                } else {
+                    delay
+                }
+            }
+        }
+    }
+}
+
+/// Writes what is due, as the weather allows.
+async fn deliver(
+    mut chunks: mpsc::Receiver<(Instant, Vec<u8>)>,
+    mut to: impl AsyncWrite + Unpin,
+    mut weather: watch::Receiver<Weather>,
+    connection: u64,
+    way: fn(&Weather) -> Way,
+) -> Result<(), Broken> {
+    while let Some((due, chunk)) = chunks.recv().await {
+        sleep_until(due).await;
+        let passes = |weather: &Weather| {
+            connection < weather.reset_below
+                || (way(weather) != Way::Stalled && connection >= weather.stranded_below)
+        };
+        let weather = *weather.wait_for(passes).await.map_err(|_| Broken::Closed)?;
+        if connection < weather.reset_below {
+            // Half of it and no more; that it cannot be written any more comes to the same.
+            drop(to.write_all(&chunk[..chunk.len() / 2]).await);
+            return Err(Broken::Reset);
+        }
+        let piece = match way(&weather) {
+            Way::Sliced(bytes) => bytes.max(1),
+            _ => chunk.len(),
+        };
+        for piece in chunk.chunks(piece) {
+            to.write_all(piece).await.map_err(|_| Broken::Closed)?;
+            if piece.len() < chunk.len() {
+                // Lets the other side read it before the next comes.
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+    Ok(())
 }

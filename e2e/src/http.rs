@@ -1,6 +1,7 @@
 //! HTTP as a caller has it: whole requests, and raw bytes for what no client would send.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -126,6 +127,22 @@ pub async fn get(address: SocketAddr, path: &str) -> Result<Answer> {
     send(address, Request::get(path).body(Full::default())?).await
 }
 
+/// The numbers under `/metrics`, each by its name with its labels, as it stands there.
+///
+/// # Errors
+/// When there is no whole answer, or it is no metrics text.
+pub async fn metrics(address: SocketAddr) -> Result<BTreeMap<String, f64>> {
+    let text = get(address, "/metrics").await?.text();
+    text.lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| {
+            let (name, value) = line.rsplit_once(' ').context("a metric without a value")?;
+            Ok((name.to_owned(), value.parse()?))
+        })
+        .collect::<Result<_>>()
+        .with_context(|| format!("read the metrics {text:?}"))
+}
+
 /// `POST path` with a body and no content type.
 ///
 /// # Errors
@@ -202,15 +219,34 @@ impl Caller {
         Ok(answer)
     }
 
+    /// Makes sure that there is a connection, as far as one can know.
+    ///
+    /// # Errors
+    /// When nobody listens.
+    pub async fn connect(&mut self) -> Result<()> {
+        if let Some(kept) = &mut self.connection
+            && kept.ready().await.is_ok()
+        {
+            return Ok(());
+        }
+        self.connection = Some(connect(self.address).await?);
+        Ok(())
+    }
+
     async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<Answer> {
-        let mut connection = match self.connection.take() {
-            Some(mut kept) => match kept.ready().await {
-                Ok(()) => kept,
-                Err(_) => connect(self.address).await?,
+        self.connect().await?;
+        let mut connection = self.connection.take().context("just connected")?;
+        let response = match connection.try_send_request(request).await {
+            Ok(response) => response,
+            Err(mut failed) => match failed.take_message() {
+                // Closed before a byte of it was sent: it may go out on another connection.
+                Some(request) => {
+                    connection = connect(self.address).await?;
+                    connection.send_request(request).await?
+                }
+                None => return Err(failed.into_error().into()),
             },
-            None => connect(self.address).await?,
         };
-        let response = connection.send_request(request).await?;
         let (parts, body) = response.into_parts();
         let body = body.collect().await?.to_bytes();
         self.connection = Some(connection);

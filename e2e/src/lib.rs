@@ -2,7 +2,8 @@
 //!
 //! Nothing here knows our crates. A test sees HTTP ([`http`]), Redis ([`redis`]), the database
 //! ([`records`]), processes ([`process`]) and the Docker engine ([`docker`]), and nothing else.
-//! Start reading at [`case::run`]; every test is one call of it.
+//! Start reading at [`case::run`]; every test is one call of it. The chaos harness ([`chaos`]) is
+//! built from the same parts.
 //!
 //! **Invariants.** A test never sleeps to synchronise: it waits for a fact with a deadline
 //! ([`until`]). Nothing it needs is optional: what is missing fails the test with a sentence that
@@ -12,12 +13,14 @@
 pub mod bare;
 pub mod bodies;
 pub mod case;
+pub mod chaos;
 pub mod containers;
 pub mod docker;
 pub mod environment;
 pub mod forward;
 pub mod http;
 pub mod load;
+pub mod mongo;
 pub mod process;
 pub mod records;
 pub mod redis;

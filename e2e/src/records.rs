@@ -51,6 +51,15 @@ impl Records {
         Ok(tasks.count_documents(doc! {}).await?)
     }
 
+    /// How many tasks have not ended.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn open_count(&self) -> Result<u64> {
+        let tasks = self.0.collection::<Document>("tasks");
+        Ok(tasks.count_documents(doc! { "status": "open" }).await?)
+    }
+
     /// Everything in one collection, in the order of the ids.
     ///
     /// # Errors

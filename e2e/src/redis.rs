@@ -1,8 +1,9 @@
 //! Redis as a test has it: single commands, an own server, and an observer of what is published.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
@@ -94,6 +95,44 @@ impl Redis {
         }
     }
 
+    /// The receivers of every channel that begins with a prefix.
+    ///
+    /// # Errors
+    /// When the server refuses it or does not answer.
+    pub async fn channels(&mut self, prefix: &str) -> Result<BTreeMap<String, i64>> {
+        let pattern = format!("{prefix}*");
+        let words: [&[u8]; 3] = [b"PUBSUB", b"CHANNELS", pattern.as_bytes()];
+        let Reply::Many(names) = self.command(&words).await? else {
+            bail!("PUBSUB CHANNELS answered no list");
+        };
+        let mut channels = BTreeMap::new();
+        for name in names {
+            let Reply::Bytes(name) = name else {
+                bail!("PUBSUB CHANNELS answered {name:?}");
+            };
+            let name = String::from_utf8(name)?;
+            let receivers = self.subscribers(&name).await?;
+            channels.insert(name, receivers);
+        }
+        Ok(channels)
+    }
+
+    /// One number of what the server counts.
+    ///
+    /// # Errors
+    /// When the server does not answer, or does not count this.
+    pub async fn stat(&mut self, name: &str) -> Result<i64> {
+        let Reply::Bytes(text) = self.command(&[b"INFO", b"stats"]).await? else {
+            bail!("INFO answered no text");
+        };
+        let text = String::from_utf8(text)?;
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+            .with_context(|| format!("the server does not count {name}"))?;
+        Ok(value.trim().parse()?)
+    }
+
     async fn read(&mut self) -> Result<Reply> {
         let line = self.read_line().await?;
         let (kind, rest) = line.split_at_checked(1).context("an empty reply")?;
@@ -128,6 +167,43 @@ impl Redis {
     }
 }
 
+/// The four messages of the contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Message {
+    /// From a frontend to an events service.
+    Task,
+    /// From an events service to a backend.
+    Dispatch,
+    /// From a backend to an events service.
+    Result,
+    /// From an events service to a frontend.
+    Reply,
+}
+
+impl Message {
+    /// What the contract calls it.
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Task => "task",
+            Self::Dispatch => "dispatch",
+            Self::Result => "result",
+            Self::Reply => "reply",
+        }
+    }
+}
+
+/// What a message says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Which of the four it is.
+    pub message: Message,
+    /// The request of a task or reply, the record of a dispatch or result.
+    pub id: String,
+    /// The events service that it comes from or goes to, where it says so.
+    pub events_service: String,
+}
+
 /// One `PUBLISH` that the server executed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Published {
@@ -135,6 +211,31 @@ pub struct Published {
     pub channel: String,
     /// The payload.
     pub payload: Vec<u8>,
+    /// The connection that published it, by its address.
+    pub publisher: String,
+}
+
+impl Published {
+    /// The message in it; `None` for announcements and the like.
+    #[must_use]
+    pub fn event(&self) -> Option<Event> {
+        let event: Value = serde_json::from_slice(&self.payload).ok()?;
+        let text = |field: &str| event[field].as_str().filter(|text| !text.is_empty());
+        text("containerId")?;
+        let is_answer = text("requestBody").is_none();
+        let (message, id) = match (text("requestId"), text("recordId")) {
+            (Some(request), None) if is_answer => (Message::Reply, request),
+            (Some(request), None) => (Message::Task, request),
+            (None, Some(record)) if is_answer => (Message::Result, record),
+            (None, Some(record)) => (Message::Dispatch, record),
+            _ => return None,
+        };
+        Some(Event {
+            message,
+            id: id.to_owned(),
+            events_service: text("serviceContainerId").unwrap_or_default().to_owned(),
+        })
+    }
 }
 
 /// Sees every `PUBLISH` on channels that begin with a prefix.
@@ -172,12 +273,7 @@ impl Observer {
         redis.publish(&mark, b"").await?;
         let mut seen = Vec::new();
         loop {
-            let line = timeout(COMMAND_LIMIT, self.monitor.read_line())
-                .await
-                .context("the monitor says nothing")??;
-            let Some(published) = parse_monitor(&line) else {
-                continue;
-            };
+            let published = self.read().await?;
             if published.channel == mark {
                 return Ok(seen);
             }
@@ -186,11 +282,36 @@ impl Observer {
             }
         }
     }
+
+    /// The next one.
+    ///
+    /// # Errors
+    /// When none comes for long, or the server closes the connection.
+    pub async fn next(&mut self) -> Result<Published> {
+        loop {
+            let published = self.read().await?;
+            if published.channel.starts_with(&self.prefix) {
+                return Ok(published);
+            }
+        }
+    }
+
+    async fn read(&mut self) -> Result<Published> {
+        loop {
+            let line = timeout(COMMAND_LIMIT, self.monitor.read_line())
+                .await
+                .context("the monitor says nothing")??;
+            if let Some(published) = parse_monitor(&line) {
+                return Ok(published);
+            }
+        }
+    }
 }
 
 /// `+1339518083.107412 [0 127.0.0.1:60866] "PUBLISH" "channel" "payload"`
 fn parse_monitor(line: &str) -> Option<Published> {
-    let (_, words) = line.split_once("] ")?;
+    let (before, words) = line.split_once("] ")?;
+    let publisher = before.rsplit(' ').next()?.to_owned();
     let mut words = parse_quoted(words.as_bytes()).into_iter();
     if !words.next()?.eq_ignore_ascii_case(b"publish") {
         return None;
@@ -198,6 +319,7 @@ fn parse_monitor(line: &str) -> Option<Published> {
     Some(Published {
         channel: String::from_utf8(words.next()?).ok()?,
         payload: words.next()?,
+        publisher,
     })
 }
 
@@ -237,6 +359,7 @@ fn parse_quoted(line: &[u8]) -> Vec<Vec<u8>> {
 pub struct Server {
     /// `host:port`.
     pub address: SocketAddr,
+    arguments: Vec<String>,
     process: Option<Process>,
 }
 
@@ -248,8 +371,17 @@ impl Server {
     pub fn planned() -> Result<Self> {
         Ok(Self {
             address: SocketAddr::from(([127, 0, 0, 1], free_port()?)),
+            arguments: Vec::new(),
             process: None,
         })
+    }
+
+    /// Adds options for its starts.
+    #[must_use]
+    pub fn with(mut self, arguments: &[&str]) -> Self {
+        self.arguments
+            .extend(arguments.iter().map(|&argument| argument.to_owned()));
+        self
     }
 
     /// Starts it and waits until it answers.
@@ -260,7 +392,7 @@ impl Server {
         let port = self.address.port().to_string();
         let arguments = ["--port", &port, "--bind", "127.0.0.1", "--save", ""];
         let launch = Launch::new(case, "redis-server", &environment::redis_program()?);
-        self.process = Some(launch.args(arguments).start()?);
+        self.process = Some(launch.args(arguments).args(&self.arguments).start()?);
         let address = self.address.to_string();
         until("the test's own Redis", SOON, async || {
             Redis::connect(&address)
@@ -271,6 +403,14 @@ impl Server {
         })
         .await?;
         Ok(())
+    }
+
+    /// Its process.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn process(&mut self) -> Result<&mut Process> {
+        self.process.as_mut().context("it does not run")
     }
 
     /// Kills it.
@@ -292,6 +432,7 @@ mod tests {
         let line = r#"+1.5 [0 127.0.0.1:1] "PUBLISH" "c:1" "{\"a\":\"\xc3\xa9\\n\"}\n""#;
         let published = parse_monitor(line).expect("it is a PUBLISH");
         assert_eq!(published.channel, "c:1");
+        assert_eq!(published.publisher, "127.0.0.1:1");
         assert_eq!(published.payload, "{\"a\":\"é\\n\"}\n".as_bytes());
         assert_eq!(parse_monitor(r#"+1.5 [0 127.0.0.1:1] "PING""#), None);
     }

@@ -1,18 +1,16 @@
 //! Servers that are not there yet, go, come back, or stall.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::{
     bare::{Bare, Kind, Up},
     bodies::FIVE,
-    case::{Case, free_port, run},
+    case::{Case, run},
     environment,
     forward::Forward,
-    http, load,
-    process::{Launch, Process},
-    redis,
-    until::{SOON, until, until_true},
+    http, load, mongo, redis,
+    until::{SOON, until_true},
 };
 
 use super::{DEADLINE, GRACE, deadline_ms};
@@ -34,9 +32,9 @@ fn start(bare: &Bare<'_>) -> Result<Up> {
 fn services_may_start_before_redis_and_the_database() {
     run(async |case| {
         let mut server = redis::Server::planned()?;
-        let mongo_port = free_port()?;
-        let mongo = format!("mongodb://127.0.0.1:{mongo_port}/?directConnection=true");
-        let bare = Bare::on(case, &server.address.to_string(), &mongo)?;
+        let mut database = mongo::Server::planned(case, mongo::Sync::Usual)?;
+        let uri = mongo::Server::uri(database.address);
+        let bare = Bare::on(case, &server.address.to_string(), &uri)?;
         let mut up = start(&bare)?;
         alive_but_not_ready(&mut up).await?;
         says_what_it_waits_for(&up, &server.address.port().to_string()).await?;
@@ -52,7 +50,7 @@ fn services_may_start_before_redis_and_the_database() {
             "ready without a database: {events_service:?}"
         );
 
-        let _mongo = start_mongo(case, mongo_port).await?;
+        database.start(case).await?;
         up.ready().await?;
         up.answers().await?;
         for (body, answer) in FIVE {
@@ -86,41 +84,6 @@ async fn says_what_it_waits_for(up: &Up, named: &str) -> Result<()> {
         Ok(log.to_lowercase().contains("redis") && log.contains(named))
     })
     .await
-}
-
-async fn start_mongo(case: &Case, port: u16) -> Result<Process> {
-    let program = environment::mongo_program()?;
-    let folder = case.folder().join("mongo");
-    std::fs::create_dir_all(&folder)?;
-    let folder = folder.to_string_lossy().into_owned();
-    let port_text = port.to_string();
-    let launch = Launch::new(case, "mongo-server", &program);
-    let is_mongod = program.file_name().is_some_and(|name| name == "mongod");
-    let launch = if is_mongod {
-        launch.args([
-            "--port",
-            &port_text,
-            "--dbpath",
-            &folder,
-            "--bind_ip",
-            "127.0.0.1",
-        ])
-    } else {
-        launch.args([
-            "--port",
-            &port_text,
-            "--storage-path",
-            &folder,
-            "--standalone",
-        ])
-    };
-    let process = launch.start()?;
-    let address = SocketAddr::from((LOOPBACK, port));
-    until("the test's own database", SOON, async || {
-        Ok(tokio::net::TcpStream::connect(address).await.ok())
-    })
-    .await?;
-    Ok(process)
 }
 
 /// A deployment whose way to one server runs through a forwarder.

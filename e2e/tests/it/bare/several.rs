@@ -15,7 +15,6 @@ use e2e::{
     redis::{Observer, Published},
     until::{SOON, until_true},
 };
-use serde_json::Value;
 
 use super::{DEADLINE, GRACE, deadline_ms};
 
@@ -33,8 +32,9 @@ fn each_message_is_sent_to_exactly_one_and_once() {
             .ensure_all_right()?;
         let seen = observer.seen(redis).await?;
         let mut counted: BTreeMap<&str, BTreeMap<String, u32>> = BTreeMap::new();
-        for (message, id) in seen.iter().filter_map(message) {
-            *counted.entry(message).or_default().entry(id).or_default() += 1;
+        for event in seen.iter().filter_map(Published::event) {
+            let of_message = counted.entry(event.message.title()).or_default();
+            *of_message.entry(event.id).or_default() += 1;
         }
         for message in ["task", "dispatch", "result", "reply"] {
             let ids = counted
@@ -49,21 +49,6 @@ fn each_message_is_sent_to_exactly_one_and_once() {
         }
         up.ensure_all_running()
     });
-}
-
-/// Which of the four messages it is, and its id; nothing for a presence message.
-fn message(published: &Published) -> Option<(&'static str, String)> {
-    let event: Value = serde_json::from_slice(&published.payload).ok()?;
-    let text = |field: &str| event[field].as_str().filter(|text| !text.is_empty());
-    text("containerId")?;
-    let is_result = text("requestBody").is_none();
-    match (text("requestId"), text("recordId")) {
-        (Some(request), None) if is_result => Some(("reply", request.to_owned())),
-        (Some(request), None) => Some(("task", request.to_owned())),
-        (None, Some(record)) if is_result => Some(("result", record.to_owned())),
-        (None, Some(record)) => Some(("dispatch", record.to_owned())),
-        _ => None,
-    }
 }
 
 /// Asks until every container has had a share.

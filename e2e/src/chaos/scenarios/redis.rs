@@ -1,0 +1,115 @@
+//! The bus goes away, stands still, or throws somebody off.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::{Plan, Scenario, Stage};
+use crate::{
+    bare::Kind,
+    chaos::{Length, deployment::long, load::Mix},
+    process::Signal,
+    redis::Redis,
+};
+
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario::new(
+        "redis-restarts",
+        "Redis is killed and started again at once",
+        |stage| Box::pin(restarts(stage)),
+    ),
+    Scenario::new(
+        "redis-freezes",
+        "Redis stops for 3 s and goes on",
+        |stage| Box::pin(freezes(stage)),
+    ),
+    Scenario::new(
+        "redis-refuses",
+        "nobody listens on Redis's port for 10 s",
+        |stage| Box::pin(refuses(stage)),
+    ),
+    Scenario::new(
+        "redis-cuts-subscriber",
+        "large tasks and results, a small output buffer, and an events service that stops reading: Redis cuts it off",
+        |stage| Box::pin(cuts_subscriber(stage)),
+    )
+    .planned(|| Plan {
+        redis: vec!["--client-output-buffer-limit", "pubsub 1mb 0 0"],
+        ..Plan::default()
+    }),
+];
+
+async fn restarts(stage: &mut Stage<'_>) -> Result<()> {
+    let before = stage.receivers().await?;
+    let times = match stage.length {
+        Length::Short => 1,
+        Length::Full => 5,
+    };
+    for _ in 0..times {
+        stage.fault("Redis restarts");
+        let case = stage.deployment.case();
+        stage.deployment.redis.stop().await?;
+        stage.deployment.redis.start(case).await?;
+        stage.over();
+        stage.receivers_are(&before).await;
+        stage.calm().await;
+    }
+    stage.receivers_are(&before).await;
+    Ok(())
+}
+
+async fn freezes(stage: &mut Stage<'_>) -> Result<()> {
+    let before = stage.receivers().await?;
+    stage.fault("Redis freezes");
+    stage.deployment.redis.process()?.signal(Signal::STOP)?;
+    stage
+        .pass(Duration::from_secs(3), Duration::from_secs(3))
+        .await;
+    stage.deployment.redis.process()?.signal(Signal::CONT)?;
+    stage.over();
+    stage.receivers_are(&before).await;
+    Ok(())
+}
+
+async fn refuses(stage: &mut Stage<'_>) -> Result<()> {
+    let before = stage.receivers().await?;
+    stage.fault("Redis refuses connections");
+    stage.deployment.redis.stop().await?;
+    let time = long(stage.length);
+    stage.pass(time, time).await;
+    let case = stage.deployment.case();
+    stage.deployment.redis.start(case).await?;
+    stage.over();
+    stage.receivers_are(&before).await;
+    Ok(())
+}
+
+/// How long the reader does not read. At the rates of this harness the socket's buffers are full
+/// and Redis's too long before.
+const NOT_READING: Duration = Duration::from_millis(1_500);
+
+async fn cuts_subscriber(stage: &mut Stage<'_>) -> Result<()> {
+    let before = stage.receivers().await?;
+    stage.load.mix(Mix::LARGE);
+    stage.load.rate(LARGE_RATE);
+    stage.calm().await;
+    let victim = stage
+        .deployment
+        .choose(Kind::EventsService, &mut stage.seed)?;
+    stage.fault("an events service does not read");
+    stage.deployment.signal(victim, Signal::STOP)?;
+    stage.pass(NOT_READING, NOT_READING).await;
+    stage.deployment.signal(victim, Signal::CONT)?;
+    stage.over();
+    stage.receivers_are(&before).await;
+    let mut redis = Redis::connect(&stage.deployment.redis.address.to_string()).await?;
+    let cut = redis
+        .stat("client_output_buffer_limit_disconnections")
+        .await?;
+    stage.note(format!("Redis cut {cut} subscribers off"));
+    stage.check(cut > 0, "Redis cut nobody off: the fault did not happen");
+    Ok(())
+}
+
+/// Large messages a second: twice of this fills two cores with copying them.
+const LARGE_RATE: f64 = 60.0;
