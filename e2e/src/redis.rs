@@ -117,22 +117,6 @@ impl Redis {
         Ok(channels)
     }
 
-    /// One number of what the server counts.
-    ///
-    /// # Errors
-    /// When the server does not answer, or does not count this.
-    pub async fn stat(&mut self, name: &str) -> Result<i64> {
-        let Reply::Bytes(text) = self.command(&[b"INFO", b"stats"]).await? else {
-            bail!("INFO answered no text");
-        };
-        let text = String::from_utf8(text)?;
-        let value = text
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-            .with_context(|| format!("the server does not count {name}"))?;
-        Ok(value.trim().parse()?)
-    }
-
     async fn read(&mut self) -> Result<Reply> {
         let line = self.read_line().await?;
         let (kind, rest) = line.split_at_checked(1).context("an empty reply")?;

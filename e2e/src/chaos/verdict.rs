@@ -33,6 +33,33 @@ pub enum Recovery {
     Never,
 }
 
+/// Problem documents of one code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Errors {
+    /// How many.
+    pub count: usize,
+    /// When the first of these requests was due, from the start of the load.
+    pub first: Duration,
+    /// And the last.
+    pub last: Duration,
+}
+
+impl Errors {
+    fn at(due: Duration) -> Self {
+        Self {
+            count: 0,
+            first: due,
+            last: due,
+        }
+    }
+
+    fn add(&mut self, due: Duration) {
+        self.count += 1;
+        self.first = self.first.min(due);
+        self.last = self.last.max(due);
+    }
+}
+
 /// What one scenario showed.
 #[derive(Debug, Default)]
 pub struct Verdict {
@@ -47,7 +74,7 @@ pub struct Verdict {
     /// 200 with anything else.
     pub wrong: usize,
     /// Problem documents by status and code.
-    pub errors: BTreeMap<String, usize>,
+    pub errors: BTreeMap<String, Errors>,
     /// No answer within a second after the deadline.
     pub hung: usize,
     /// Connections that ended without an answer although nobody killed the frontend.
@@ -95,7 +122,11 @@ impl Verdict {
         for done in &offered.done {
             match &done.outcome {
                 Outcome::Right => verdict.right += 1,
-                Outcome::Problem(code) => *verdict.errors.entry(code.clone()).or_default() += 1,
+                Outcome::Problem(code) => verdict
+                    .errors
+                    .entry(code.clone())
+                    .or_insert_with(|| Errors::at(done.due))
+                    .add(done.due),
                 Outcome::Hung => {
                     verdict.hung += 1;
                     examples.push(format!("{} hung", describe(done)));
@@ -166,9 +197,9 @@ impl Verdict {
 
     /// Counts errors that a fault of this kind must not cause.
     pub(super) fn allow_errors(&mut self, allowed: impl Fn(&str) -> bool) {
-        for (code, count) in &self.errors {
+        for (code, errors) in &self.errors {
             if !allowed(code) {
-                self.failures.push(format!("{count} × {code}"));
+                self.failures.push(format!("{} × {code}", errors.count));
             }
         }
     }
@@ -245,7 +276,7 @@ fn row(verdict: &Verdict) -> [String; 13] {
     let errors: Vec<_> = verdict
         .errors
         .iter()
-        .map(|(code, count)| format!("{count} × {code}"))
+        .map(|(code, errors)| format!("{} × {code}", errors.count))
         .collect();
     let recoveries: Vec<_> = verdict
         .faults
@@ -290,7 +321,8 @@ pub fn table(verdicts: &[Verdict]) -> String {
     const COLUMNS: usize = 12;
     let counted = |verdict: &Verdict| {
         let mut cells = row(verdict);
-        cells[ERRORS] = verdict.errors.values().sum::<usize>().to_string();
+        let errors: usize = verdict.errors.values().map(|errors| errors.count).sum();
+        cells[ERRORS] = errors.to_string();
         cells
     };
     let rows: Vec<_> = [HEADER.map(str::to_owned)]
@@ -325,8 +357,13 @@ fn details(verdict: &Verdict) -> String {
             fault.what
         ));
     }
-    for (code, count) in &verdict.errors {
-        line(&format!("{count} × {code}"));
+    for (code, errors) in &verdict.errors {
+        line(&format!(
+            "{} × {code}, due from {:.1} to {:.1} s",
+            errors.count,
+            errors.first.as_secs_f64(),
+            errors.last.as_secs_f64()
+        ));
     }
     if verdict.held_back > 0 {
         line(&format!(

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use tokio::time::timeout;
 
 use super::{Scenario, Stage};
 use crate::{
@@ -10,7 +11,7 @@ use crate::{
     chaos::{DEADLINE, Length},
     process::Signal,
     redis::{Message, Observer},
-    until::{SOON, until},
+    until::SOON,
 };
 
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -90,18 +91,29 @@ async fn events_service_dies(stage: &mut Stage<'_>) -> Result<()> {
         let container = stage.deployment.members[victim].container_id()?;
         let bare = stage.deployment.bare();
         let mut observer = Observer::start(bare.redis_address(), &bare.channel_prefix()).await?;
-        until("the message at which it dies", SOON, async || {
-            let published = observer.next().await?;
-            let event = published.event();
-            Ok(event.filter(|event| event.message == step && event.events_service == container))
-        })
-        .await?;
+        timeout(SOON, see(&mut observer, step, &container))
+            .await
+            .with_context(|| format!("no {} of {container}", step.title()))??;
         stage.fault(format!("an events service dies at a {}", step.title()));
         stage.kill_member(victim).await?;
         stage.calm().await;
         stage.add(Kind::EventsService).await?;
+        // Ready is not yet known to all.
+        stage.calm().await;
     }
     Ok(())
+}
+
+/// Waits for a message of this kind from or to an events service.
+async fn see(observer: &mut Observer, message: Message, events_service: &str) -> Result<()> {
+    loop {
+        let event = observer.next().await?.event();
+        if event
+            .is_some_and(|event| event.message == message && event.events_service == events_service)
+        {
+            return Ok(());
+        }
+    }
 }
 
 async fn events_service_freezes(stage: &mut Stage<'_>) -> Result<()> {

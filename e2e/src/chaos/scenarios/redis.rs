@@ -9,7 +9,6 @@ use crate::{
     bare::Kind,
     chaos::{Length, deployment::long, load::Mix},
     process::Signal,
-    redis::Redis,
 };
 
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -102,10 +101,8 @@ async fn cuts_subscriber(stage: &mut Stage<'_>) -> Result<()> {
     stage.deployment.signal(victim, Signal::CONT)?;
     stage.over();
     stage.receivers_are(&before).await;
-    let mut redis = Redis::connect(&stage.deployment.redis.address.to_string()).await?;
-    let cut = redis
-        .stat("client_output_buffer_limit_disconnections")
-        .await?;
+    let log = stage.deployment.redis.process()?.log();
+    let cut = log.matches("overcoming of output buffer limits").count();
     stage.note(format!("Redis cut {cut} subscribers off"));
     stage.check(cut > 0, "Redis cut nobody off: the fault did not happen");
     Ok(())
