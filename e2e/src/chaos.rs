@@ -27,7 +27,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use crate::{bare::Kind, case::Case, http, until::until};
+use crate::{bare::Kind, case::Case, http, process, until::until};
 use deployment::Deployment;
 use ledger::Ledger;
 use load::{Load, Offered};
@@ -47,6 +47,9 @@ const AFTERMATH: Duration = Duration::from_millis(1_500);
 
 /// How long an idle frontend may show requests that are in flight: those of callers that left.
 const NOTHING_IN_FLIGHT: Duration = Duration::from_secs(10);
+
+/// How many files each process may open: connections, mostly. Most systems allow 1,024 unless asked.
+const OPEN_FILES: u64 = 10_000;
 
 /// How long a run may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +84,7 @@ pub async fn play(
 ) -> Result<Verdict> {
     let seed = StdRng::seed_from_u64(settings.seed ^ scenario.fingerprint());
     tell("starts");
+    process::allow_open_files(OPEN_FILES)?;
     let deployment = Deployment::start(case, scenario.plan())
         .await
         .context("start the deployment")?;
@@ -149,6 +153,10 @@ async fn judge(
     stage.deployment.ensure_all_running()?;
     let mut verdict = Verdict::of(scenario.name, seed, offered, &balance, stage.faults);
     verdict.allow_errors(|code| scenario.allows(code));
+    if scenario.once && verdict.twice > 0 {
+        let twice = format!("{} effects happened more than once", verdict.twice);
+        verdict.failures.push(twice);
+    }
     verdict.notes = stage.notes;
     verdict.failures.extend(stage.failures);
     Ok(verdict)

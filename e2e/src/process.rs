@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{Pid, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, kill_process, setrlimit};
 use tokio::{
     process::{Child, Command},
     time::timeout,
@@ -30,6 +30,20 @@ const INHERITED: [&str; 6] = [
     "RUST_BACKTRACE",
     "LLVM_PROFILE_FILE",
 ];
+
+/// Allows us, and what we start from now on, to open so many files at once, if it was less.
+///
+/// # Errors
+/// When the system's limit for us is lower.
+pub fn allow_open_files(count: u64) -> Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= count) {
+        return Ok(());
+    }
+    let current = Some(count);
+    setrlimit(Resource::Nofile, Rlimit { current, ..limit })
+        .with_context(|| format!("raise the limit of open files to {count} (ulimit -n)"))
+}
 
 /// A process that is about to be started.
 #[derive(Debug)]

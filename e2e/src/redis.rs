@@ -49,6 +49,14 @@ impl Redis {
         Ok(Self(BufReader::new(stream)))
     }
 
+    /// Our side of the connection, as the server names it.
+    ///
+    /// # Errors
+    /// When the system does not know it.
+    pub fn local_address(&self) -> Result<SocketAddr> {
+        Ok(self.0.get_ref().local_addr()?)
+    }
+
     /// Runs one command.
     ///
     /// # Errors

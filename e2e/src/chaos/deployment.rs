@@ -2,8 +2,9 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -37,8 +38,6 @@ pub struct Plan {
     pub redis_behind_forwards: bool,
     /// The events services reach the database through a forwarder.
     pub database_behind_forward: bool,
-    /// The services whose clock is that of the file: see [`Deployment::clock`].
-    pub clock_of: Option<Kind>,
 }
 
 /// A service and its way to Redis.
@@ -50,6 +49,8 @@ pub struct Member {
     pub service: Service,
     /// Its way to Redis, where the plan says so.
     pub redis: Option<Forward>,
+    /// The file with its clock, if that can be set.
+    clock: Option<PathBuf>,
 }
 
 impl Member {
@@ -117,7 +118,6 @@ impl<'c> Deployment<'c> {
         for (name, value) in &plan.settings {
             bare = bare.with(name, value);
         }
-        case.write(CLOCK, "+0")?;
         let mut deployment = Self {
             case,
             plan,
@@ -129,7 +129,7 @@ impl<'c> Deployment<'c> {
         };
         for (kind, count) in START {
             for _ in 0..count {
-                let member = deployment.launch(kind).await?;
+                let member = deployment.launch(kind, None).await?;
                 deployment.members.push(member);
             }
         }
@@ -252,14 +252,30 @@ impl<'c> Deployment<'c> {
     /// # Errors
     /// When it is not in time.
     pub async fn add(&mut self, kind: Kind) -> Result<SocketAddr> {
-        let mut member = self.launch(kind).await?;
-        member.service.ready().await?;
-        let address = member.service.http;
-        self.members.push(member);
-        Ok(address)
+        self.add_launched(kind, None).await?;
+        Ok(self.members[self.members.len() - 1].service.http)
     }
 
-    async fn launch(&self, kind: Kind) -> Result<Member> {
+    /// Starts one more, whose clock is so many seconds off, waits until it is ready, and answers
+    /// which member it is.
+    ///
+    /// # Errors
+    /// When it is not in time.
+    pub async fn add_with_clock(&mut self, kind: Kind, seconds: i64) -> Result<usize> {
+        let file = format!("clock-{}", self.members.len());
+        let clock = self.case.write(&file, &format!("{seconds:+}"))?;
+        self.add_launched(kind, Some(clock)).await?;
+        Ok(self.members.len() - 1)
+    }
+
+    async fn add_launched(&mut self, kind: Kind, clock: Option<PathBuf>) -> Result<()> {
+        let mut member = self.launch(kind, clock).await?;
+        member.service.ready().await?;
+        self.members.push(member);
+        Ok(())
+    }
+
+    async fn launch(&self, kind: Kind, clock: Option<PathBuf>) -> Result<Member> {
         let redis = if self.plan.redis_behind_forwards {
             Some(Forward::start(LOOPBACK, &self.redis.address.to_string()).await?)
         } else {
@@ -272,8 +288,8 @@ impl<'c> Deployment<'c> {
         if kind == Kind::Effect {
             launch = launch.env("EFFECTS_FILE", self.effects());
         }
-        if self.plan.clock_of == Some(kind) {
-            launch = self.with_clock(launch)?;
+        if let Some(clock) = &clock {
+            launch = with_clock(launch, clock)?;
         }
         let service = Service {
             process: launch.start()?,
@@ -283,29 +299,18 @@ impl<'c> Deployment<'c> {
             kind,
             service,
             redis,
+            clock,
         })
     }
 
-    /// The process reads the time from the clock file, all but the monotonic.
-    fn with_clock(&self, launch: Launch) -> Result<Launch> {
-        Ok(launch
-            .env("LD_PRELOAD", crate::environment::faketime_library()?)
-            .env("FAKETIME_TIMESTAMP_FILE", self.case.folder().join(CLOCK))
-            .env("FAKETIME_NO_CACHE", "1")
-            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1"))
-    }
-
-    /// Sets the clock of those that the plan names: how far it is from the right one.
+    /// Sets the clock of one that has one of its own: how far it is from the right one.
     ///
     /// # Errors
-    /// When the file cannot be written.
-    pub fn clock(&self, seconds: i64) -> Result<()> {
-        self.case.write(CLOCK, &format!("{seconds:+}")).map(drop)
-    }
-
-    /// Adds a setting for what is started from now on.
-    pub fn setting(&mut self, name: &str, value: &str) {
-        self.bare.set(name, value);
+    /// When it has none, or the file cannot be written.
+    pub fn clock(&self, index: usize, seconds: i64) -> Result<()> {
+        let file = self.members[index].clock.as_ref();
+        let file = file.context("its clock is that of the machine")?;
+        fs::write(file, format!("{seconds:+}")).context("set a clock")
     }
 
     /// The receivers of each kind of channel: those of a container count as one kind.
@@ -352,8 +357,14 @@ impl<'c> Deployment<'c> {
     }
 }
 
-/// The file with the clock of those that have one of their own.
-const CLOCK: &str = "clock";
+/// The process reads the time from the file, all but the monotonic.
+fn with_clock(launch: Launch, file: &Path) -> Result<Launch> {
+    Ok(launch
+        .env("LD_PRELOAD", crate::environment::faketime_library()?)
+        .env("FAKETIME_TIMESTAMP_FILE", file)
+        .env("FAKETIME_NO_CACHE", "1")
+        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1"))
+}
 
 fn is_container_id(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())

@@ -26,12 +26,16 @@ use crate::{
     http::{Answer, Caller},
 };
 
-/// How many requests wait for their answers at once. Four times the usual capacity for a deadline
-/// is less; twice as many would need more file descriptors than most systems give.
-const OUTSTANDING_MAX: usize = 8_192;
+/// How many requests wait for their answers at once, each on a connection: half of the files that a
+/// process of this harness may open. Where four times the capacity is offered and nobody is answered
+/// before the deadline, it is reached at a capacity of 500 a second.
+const OUTSTANDING_MAX: usize = 4_096;
 
 /// How long a frontend may take to accept a connection before the next one is tried.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+
+/// How often a load that is paused looks whether it is to go on.
+const PAUSED: Duration = Duration::from_millis(10);
 
 /// Which tasks are asked, and how often of a hundred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,6 +182,23 @@ impl Load {
         self.0.rate.set(rate);
     }
 
+    /// What the system can do: right answers a second to so many callers, each of whom asks again
+    /// when it has its answer. Meanwhile nothing else is offered.
+    pub async fn capacity(&self, callers: usize, time: Duration) -> f64 {
+        let rate = self.0.rate.replace(0.0);
+        let from = self.elapsed();
+        let call = async || {
+            while self.elapsed() < from + time {
+                self.0.outstanding.set(self.0.outstanding.get() + 1);
+                ask(self.0.clone(), Instant::now()).await;
+            }
+        };
+        futures_util::future::join_all((0..callers).map(|_| call())).await;
+        let capacity = self.goodput(from, from + time);
+        self.0.rate.set(rate);
+        capacity
+    }
+
     /// A frontend that gets its share from now on.
     pub fn add(&self, frontend: SocketAddr) {
         self.0.frontends.borrow_mut().push(frontend);
@@ -294,6 +315,10 @@ async fn offer(shared: Rc<Shared>) {
         sleep_until(due).await;
         if shared.stopped.get() {
             return;
+        }
+        if shared.rate.get() <= 0.0 {
+            due = Instant::now() + PAUSED;
+            continue;
         }
         if shared.outstanding.get() < OUTSTANDING_MAX {
             shared.outstanding.set(shared.outstanding.get() + 1);

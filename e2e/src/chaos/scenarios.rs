@@ -1,6 +1,10 @@
 //! What can be broken. Each scenario is a function that acts on a [`Stage`] while the load goes on.
 
+mod change;
 mod database;
+mod delivery;
+mod network;
+mod pressure;
 mod processes;
 mod redis;
 
@@ -26,6 +30,8 @@ pub struct Scenario {
     act: Act,
     /// The errors that callers may see, by code.
     errors: &'static [&'static str],
+    /// Whether nothing in it excuses an effect that happens twice.
+    pub(super) once: bool,
     /// What the records must show beyond the equation.
     look: fn(&mut Stage<'_>, &[&Document]),
 }
@@ -50,12 +56,31 @@ impl Scenario {
             plan: Plan::default,
             act,
             errors: OUTAGE,
+            once: false,
             look: |_, _| {},
         }
     }
 
     const fn planned(mut self, plan: fn() -> Plan) -> Self {
         self.plan = plan;
+        self
+    }
+
+    /// Allows these errors instead of those of an outage.
+    const fn with_errors(mut self, errors: &'static [&'static str]) -> Self {
+        self.errors = errors;
+        self
+    }
+
+    /// Nothing in it excuses an effect that happens twice.
+    const fn once(mut self) -> Self {
+        self.once = true;
+        self
+    }
+
+    /// Looks at the records also otherwise.
+    const fn looking(mut self, look: fn(&mut Stage<'_>, &[&Document])) -> Self {
+        self.look = look;
         self
     }
 
@@ -94,9 +119,17 @@ impl fmt::Debug for Scenario {
 
 /// All scenarios on bare processes, in the order in which they are played.
 pub fn all() -> impl Iterator<Item = &'static Scenario> {
-    [processes::SCENARIOS, redis::SCENARIOS, database::SCENARIOS]
-        .into_iter()
-        .flatten()
+    [
+        processes::SCENARIOS,
+        redis::SCENARIOS,
+        database::SCENARIOS,
+        network::SCENARIOS,
+        delivery::SCENARIOS,
+        pressure::SCENARIOS,
+        change::SCENARIOS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// The scenario of this name.

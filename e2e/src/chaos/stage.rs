@@ -147,6 +147,19 @@ impl<'c> Stage<'c> {
         Ok(())
     }
 
+    /// Starts one more of a kind, whose clock is so many seconds off and can be set, and answers
+    /// which member it is.
+    ///
+    /// # Errors
+    /// When it is not ready in time.
+    pub async fn add_with_clock(&mut self, kind: Kind, seconds: i64) -> Result<usize> {
+        let index = self.deployment.add_with_clock(kind, seconds).await?;
+        if kind == Kind::Frontend {
+            self.load.add(self.deployment.members[index].service.http);
+        }
+        Ok(index)
+    }
+
     /// A metric, added over all services of a kind and over all labels.
     ///
     /// # Errors

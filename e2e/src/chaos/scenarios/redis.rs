@@ -29,7 +29,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     ),
     Scenario::new(
         "redis-cuts-subscriber",
-        "large tasks and results, a small output buffer, and an events service that stops reading: Redis cuts it off",
+        "large messages, a small output buffer, and events services that do not read: Redis cuts them off",
         |stage| Box::pin(cuts_subscriber(stage)),
     )
     .planned(|| Plan {
@@ -92,13 +92,15 @@ async fn cuts_subscriber(stage: &mut Stage<'_>) -> Result<()> {
     stage.load.mix(Mix::LARGE);
     stage.load.rate(LARGE_RATE);
     stage.calm().await;
-    let victim = stage
-        .deployment
-        .choose(Kind::EventsService, &mut stage.seed)?;
-    stage.fault("an events service does not read");
-    stage.deployment.signal(victim, Signal::STOP)?;
+    // All of one kind: of two, the one that does not read would soon get nothing more.
+    stage.fault("the events services do not read");
+    for member in stage.deployment.of(Kind::EventsService) {
+        member.service.process.signal(Signal::STOP)?;
+    }
     stage.pass(NOT_READING, NOT_READING).await;
-    stage.deployment.signal(victim, Signal::CONT)?;
+    for member in stage.deployment.of(Kind::EventsService) {
+        member.service.process.signal(Signal::CONT)?;
+    }
     stage.over();
     stage.receivers_are(&before).await;
     let log = stage.deployment.redis.process()?.log();

@@ -1,0 +1,140 @@
+//! What happens on purpose, or to nobody's fault: updates, and clocks that are set.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use mongodb::bson::Document;
+
+use super::{Scenario, Stage};
+use crate::{
+    bare::Kind,
+    chaos::{Length, load::Mix},
+    until::{SOON, until_true},
+};
+
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario::new(
+        "rolling-update",
+        "every service is replaced: the new one starts and is ready, the old one is told to stop",
+        |stage| Box::pin(rolling_update(stage)),
+    )
+    .with_errors(&[])
+    .once(),
+    Scenario::new(
+        "clock-jumps",
+        "the clock of one service jumps by an hour and back; others start with a wrong one",
+        |stage| Box::pin(clock_jumps(stage)),
+    )
+    .with_errors(&[])
+    .once()
+    .looking(times_are_in_order),
+];
+
+async fn rolling_update(stage: &mut Stage<'_>) -> Result<()> {
+    for kind in [
+        Kind::Backend,
+        Kind::Effect,
+        Kind::EventsService,
+        Kind::Frontend,
+    ] {
+        let count = match stage.length {
+            Length::Short => 1,
+            Length::Full => stage.deployment.of(kind).count(),
+        };
+        for _ in 0..count {
+            stage.fault(format!("a {} is replaced", kind.title()));
+            stage.add(kind).await?;
+            // The new one is the last: the first of its kind is the oldest.
+            let members = &stage.deployment.members;
+            let old = members
+                .iter()
+                .position(|member| member.kind == kind)
+                .context("one was just added")?;
+            if kind == Kind::Frontend {
+                // As a balancer does it before a stop.
+                stage.load.remove(members[old].service.http);
+            }
+            stage.deployment.stop(old).await?;
+            stage.over();
+        }
+    }
+    Ok(())
+}
+
+/// An hour, in seconds.
+const HOUR: i64 = 3_600;
+
+async fn clock_jumps(stage: &mut Stage<'_>) -> Result<()> {
+    // Open for a while, so that whoever takes a moment for another meets records that are not due.
+    stage.load.mix(Mix {
+        effect_ms: 300,
+        ..Mix::USUAL
+    });
+    for kind in [Kind::EventsService, Kind::Frontend, Kind::Effect] {
+        let clocked = stage.add_with_clock(kind, 0).await?;
+        for (what, seconds) in [("on", HOUR), ("back", -HOUR)] {
+            stage.fault(format!(
+                "the clock of a {} jumps an hour {what}",
+                kind.title()
+            ));
+            stage.deployment.clock(clocked, seconds)?;
+            stage.calm().await;
+        }
+        stage.deployment.clock(clocked, 0)?;
+    }
+    for (kind, seconds) in [
+        (Kind::EventsService, HOUR),
+        (Kind::Frontend, HOUR),
+        (Kind::Effect, -HOUR),
+    ] {
+        stage.fault(format!(
+            "a {} starts with a clock {seconds} s off",
+            kind.title()
+        ));
+        stage.add_with_clock(kind, seconds).await?;
+        stage.calm().await;
+    }
+    every_events_service_is_used(stage).await
+}
+
+/// Without that the scenario would show nothing.
+async fn every_events_service_is_used(stage: &Stage<'_>) -> Result<()> {
+    let records = stage.deployment.records().await?;
+    let expected = stage.deployment.of(Kind::EventsService).count();
+    until_true("every events service to be used", SOON, async || {
+        let used = records.distinct("serviceContainerId").await?.len();
+        ensure!(used == expected, "{used} of {expected}");
+        Ok(true)
+    })
+    .await
+}
+
+/// The times of a record are those of one clock, however wrong: they are in the order of what
+/// happened, and no task took longer than its deadline allows.
+fn times_are_in_order(stage: &mut Stage<'_>, records: &[&Document]) {
+    let longest = Duration::from_secs(3);
+    let mut wrong = 0;
+    let mut example = None;
+    for record in records {
+        let times: Vec<_> = ["fromReceivedTime", "toReceivedTime", "fromSentTime"]
+            .into_iter()
+            .filter_map(|field| record.get_datetime(field).ok())
+            .map(|time| time.timestamp_millis())
+            .collect();
+        let span = times
+            .last()
+            .zip(times.first())
+            .map(|(last, first)| last - first);
+        let fits = span.is_none_or(|span| {
+            (0..=i64::try_from(longest.as_millis()).unwrap_or(i64::MAX)).contains(&span)
+        });
+        if !times.is_sorted() || !fits {
+            wrong += 1;
+            example.get_or_insert_with(|| record.to_string());
+        }
+    }
+    stage.check(
+        wrong == 0,
+        format!("{wrong} records whose times are not in order, such as {example:?}"),
+    );
+}
