@@ -11,7 +11,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
+use rand::RngExt;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -179,12 +180,21 @@ impl Case {
     }
 }
 
-/// A port that is free now. Another process may take it before it is used; the system gives them
-/// out in turn, so that this is rare.
+/// Below the ports that Linux gives to outgoing connections: one of those could take a port between
+/// its choice here and its use by a server.
+const PORTS: std::ops::Range<u16> = 10_000..32_000;
+
+/// A port that is free now. Another process may choose it too before it is used; from so many that
+/// is rare.
 ///
 /// # Errors
 /// When the system has none.
 pub fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind("127.0.0.1:0").context("find a free port")?;
-    Ok(listener.local_addr()?.port())
+    for _ in 0..100 {
+        let port = rand::rng().random_range(PORTS);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no port from {PORTS:?} is free")
 }

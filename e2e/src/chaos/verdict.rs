@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use super::{
     DEADLINE,
     ledger::Balance,
-    load::{Done, Offered, Outcome, percentile},
+    load::{Done, LATE, Offered, Outcome, percentile},
 };
 
 /// How many examples of what must not be are kept.
@@ -89,6 +89,8 @@ pub struct Verdict {
     pub open: usize,
     /// Due, but not sent, since too many requests were outstanding.
     pub held_back: u64,
+    /// How late the harness itself sent the latest request.
+    pub late_max: Duration,
     /// The latency that half of the right answers did not exceed, and 99 of a hundred.
     pub latency: Option<(Duration, Duration)>,
     /// Each fault, and when requests succeeded again.
@@ -113,6 +115,7 @@ impl Verdict {
             seed,
             offered: offered.done.len(),
             held_back: offered.held_back,
+            late_max: offered.late_max,
             twice: balance.twice,
             unrecorded: balance.unrecorded.len(),
             open: balance.open,
@@ -369,6 +372,12 @@ fn details(verdict: &Verdict) -> String {
         line(&format!(
             "{} requests were due and not sent: too many were outstanding",
             verdict.held_back
+        ));
+    }
+    if verdict.late_max > LATE {
+        line(&format!(
+            "the harness itself sent requests up to {:.0?} late",
+            verdict.late_max
         ));
     }
     for note in &verdict.notes {

