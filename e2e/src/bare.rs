@@ -56,16 +56,16 @@ impl Kind {
         }
     }
 
-    /// What people call it.
+    /// One of them, as people say it.
     #[must_use]
-    pub fn title(self) -> &'static str {
+    pub fn one(self) -> &'static str {
         match self {
-            Self::Frontend => "frontend",
-            Self::EventsService => "events service",
-            Self::Backend => "backend",
-            Self::Greeting => "backend that greets",
-            Self::Slow => "slow backend",
-            Self::Effect => "backend with an effect",
+            Self::Frontend => "a frontend",
+            Self::EventsService => "an events service",
+            Self::Backend => "a backend",
+            Self::Greeting => "a backend that greets",
+            Self::Slow => "a slow backend",
+            Self::Effect => "a backend with an effect",
         }
     }
 

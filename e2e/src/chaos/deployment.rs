@@ -38,6 +38,9 @@ pub struct Plan {
     pub redis_behind_forwards: bool,
     /// The events services reach the database through a forwarder.
     pub database_behind_forward: bool,
+    /// The database is killed: what it acknowledges must be on the disk. Elsewhere its syncs would
+    /// only measure what else the disk is used for.
+    pub database_syncs: bool,
 }
 
 /// A service and its way to Redis.
@@ -100,8 +103,12 @@ impl<'c> Deployment<'c> {
     /// When they do not.
     pub async fn start(case: &'c Case, plan: Plan) -> Result<Self> {
         let mut redis = redis::Server::planned()?.with(&plan.redis);
-        // What it acknowledges it must not lose when it is killed.
-        let mut database = mongo::Server::planned(case, mongo::Sync::OnCommit)?;
+        let sync = if plan.database_syncs {
+            mongo::Sync::OnCommit
+        } else {
+            mongo::Sync::Usual
+        };
+        let mut database = mongo::Server::planned(case, sync)?;
         redis.start(case).await?;
         database.start(case).await?;
         let database_way = if plan.database_behind_forward {

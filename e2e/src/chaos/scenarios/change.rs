@@ -42,7 +42,7 @@ async fn rolling_update(stage: &mut Stage<'_>) -> Result<()> {
             Length::Full => stage.deployment.of(kind).count(),
         };
         for _ in 0..count {
-            stage.fault(format!("a {} is replaced", kind.title()));
+            stage.fault(format!("{} is replaced", kind.one()));
             stage.add(kind).await?;
             // The new one is the last: the first of its kind is the oldest.
             let members = &stage.deployment.members;
@@ -73,10 +73,7 @@ async fn clock_jumps(stage: &mut Stage<'_>) -> Result<()> {
     for kind in [Kind::EventsService, Kind::Frontend, Kind::Effect] {
         let clocked = stage.add_with_clock(kind, 0).await?;
         for (what, seconds) in [("on", HOUR), ("back", -HOUR)] {
-            stage.fault(format!(
-                "the clock of a {} jumps an hour {what}",
-                kind.title()
-            ));
+            stage.fault(format!("the clock of {} jumps an hour {what}", kind.one()));
             stage.deployment.clock(clocked, seconds)?;
             stage.calm().await;
         }
@@ -88,8 +85,8 @@ async fn clock_jumps(stage: &mut Stage<'_>) -> Result<()> {
         (Kind::Effect, -HOUR),
     ] {
         stage.fault(format!(
-            "a {} starts with a clock {seconds} s off",
-            kind.title()
+            "{} starts with a clock {seconds} s off",
+            kind.one()
         ));
         stage.add_with_clock(kind, seconds).await?;
         stage.calm().await;

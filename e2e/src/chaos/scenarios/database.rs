@@ -16,7 +16,11 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "database-killed",
         "the database, which syncs on commit, is killed and started again, ten times",
         |stage| Box::pin(killed(stage)),
-    ),
+    )
+    .planned(|| Plan {
+        database_syncs: true,
+        ..Plan::default()
+    }),
     Scenario::new(
         "database-freezes",
         "the database stops for 3 s and goes on",

@@ -75,10 +75,10 @@ async fn resets(stage: &mut Stage<'_>) -> Result<()> {
         let count = stage.forwards().count();
         let chosen = stage.seed.random_range(0..count);
         let whose = match stage.deployment.members.get(chosen) {
-            Some(member) => member.kind.title(),
+            Some(member) => member.kind.one(),
             None => "the way to the database",
         };
-        stage.fault(format!("reset: {whose}"));
+        stage.fault(format!("a reset for {whose}"));
         stage
             .forwards()
             .nth(chosen)
@@ -110,7 +110,7 @@ async fn one_way(stage: &mut Stage<'_>) -> Result<()> {
     }
     for kind in [Kind::EventsService, Kind::Frontend] {
         let victim = stage.deployment.choose(kind, &mut stage.seed)?;
-        stage.fault(format!("the connections of a {} go dead", kind.title()));
+        stage.fault(format!("the connections of {} go dead", kind.one()));
         way_of(stage, victim)?.strand();
         stage.pass(time, time).await;
         stage.receivers_are(&before).await;

@@ -1,6 +1,6 @@
 //! More than there is capacity for, and callers that take up room.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use anyhow::Result;
 use tokio::{task::JoinSet, time::timeout};
@@ -72,7 +72,8 @@ const STARVED: &[&str] = &[
     "too_many_in_flight",
 ];
 
-/// Tasks that wait: six backends' handlers, two at a time, 20 ms each.
+/// Tasks that wait: on three backends, two at a time, 20 ms each. That is 300 a second, far below what
+/// the machine can do.
 const WAITING: Mix = Mix {
     fresh: 0,
     repeated: 0,
@@ -96,10 +97,7 @@ async fn overload(stage: &mut Stage<'_>, mix: Mix, goodput_min: Option<f64>) -> 
     stage.load.rate(peak / 2.0);
     stage.pass(measured, measured).await;
     let usual_to = stage.load.elapsed();
-    let usual = stage
-        .load
-        .latency(99, usual_from, usual_to)
-        .unwrap_or_default();
+    let usual = Latency::of(stage, usual_from, usual_to);
 
     stage.fault("four times the capacity");
     stage.load.rate(peak * 4.0);
@@ -119,18 +117,40 @@ async fn overload(stage: &mut Stage<'_>, mix: Mix, goodput_min: Option<f64>) -> 
     let after_from = stage.load.elapsed();
     stage.pass(measured, measured).await;
     let after_to = stage.load.elapsed();
-    let after = stage
-        .load
-        .latency(99, after_from, after_to)
-        .unwrap_or_default();
+    let after = Latency::of(stage, after_from, after_to);
     stage.note(format!(
-        "p99 at half the capacity: {usual:.0?} before, {after:.0?} after"
+        "at half the capacity: {usual} before, {after} after"
     ));
+    // By the median: what queues raises that, and what else the machine does does not.
     stage.check(
-        after <= tolerated(usual),
-        format!("p99 was {usual:?} and is {after:?}, {BACK_WITHIN:?} after the overload"),
+        after.half <= tolerated(usual.half),
+        format!("the latency was {usual} and is {after}, {BACK_WITHIN:?} after the overload"),
     );
     Ok(())
+}
+
+/// What half of the right answers took at most, and 99 of a hundred.
+struct Latency {
+    half: Duration,
+    most: Duration,
+}
+
+impl Latency {
+    /// Of what was due between two moments.
+    fn of(stage: &Stage<'_>, from: Duration, to: Duration) -> Self {
+        let percentile = |percent| stage.load.latency(percent, from, to).unwrap_or_default();
+        Self {
+            half: percentile(50),
+            most: percentile(99),
+        }
+    }
+}
+
+impl fmt::Display for Latency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { half, most } = self;
+        write!(f, "p50 {half:.0?}, p99 {most:.0?}")
+    }
 }
 
 /// The share of the capacity that is left under overload.
@@ -141,7 +161,7 @@ const BACK_WITHIN: Duration = Duration::from_secs(5);
 
 /// What passes for the same latency on a machine that does other things too.
 fn tolerated(usual: Duration) -> Duration {
-    (usual * 2).max(usual + Duration::from_millis(50))
+    (usual * 2).max(usual + Duration::from_millis(100))
 }
 
 const BACKENDS: [Kind; 2] = [Kind::Backend, Kind::Effect];
@@ -237,10 +257,7 @@ async fn drippers(stage: &mut Stage<'_>) -> Result<()> {
         .pass(Duration::from_secs(2), Duration::from_secs(2))
         .await;
     let usual_to = stage.load.elapsed();
-    let usual = stage
-        .load
-        .latency(99, usual_from, usual_to)
-        .unwrap_or_default();
+    let usual = Latency::of(stage, usual_from, usual_to);
 
     let victim = stage.deployment.choose(Kind::Frontend, &mut stage.seed)?;
     let frontend = stage.deployment.members[victim].service.http;
@@ -251,13 +268,11 @@ async fn drippers(stage: &mut Stage<'_>) -> Result<()> {
     let to = stage.load.elapsed();
     stage.over();
     stage.check(closed.is_ok(), "not all that drip were closed in time");
-    let meanwhile = stage.load.latency(99, from, to).unwrap_or_default();
-    stage.note(format!(
-        "p99 of the others: {usual:.0?} before, {meanwhile:.0?} meanwhile"
-    ));
+    let meanwhile = Latency::of(stage, from, to);
+    stage.note(format!("the others: {usual} before, {meanwhile} meanwhile"));
     stage.check(
-        meanwhile <= tolerated(usual),
-        format!("p99 of the others was {usual:?} and became {meanwhile:?}"),
+        meanwhile.most <= tolerated(usual.most),
+        format!("for the others it was {usual} and became {meanwhile}"),
     );
 
     let _dripping = drip(frontend).await?;

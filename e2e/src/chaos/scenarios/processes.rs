@@ -50,7 +50,7 @@ const FROZEN: (Duration, Duration) = (
 
 async fn backend_dies(stage: &mut Stage<'_>) -> Result<()> {
     for kind in [Kind::Backend, Kind::Effect] {
-        stage.fault(format!("a {} dies", kind.title()));
+        stage.fault(format!("{} dies", kind.one()));
         stage.kill(kind).await?;
         stage.calm().await;
     }
