@@ -1,15 +1,18 @@
-//! A TCP forwarder in front of a server: it gives containers a way to it, and is the bad network
+//! A forwarder in front of a server: it gives containers a way to it, and is the bad network
 //! between the two, for whoever sits behind it and for nobody else.
 
 use std::{
+    fs,
     net::{IpAddr, SocketAddr},
+    os::unix::fs::PermissionsExt,
+    path::Path,
     time::Duration,
 };
 
 use anyhow::{Context, Result};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{mpsc, watch},
     task::{JoinHandle, JoinSet},
     time::{Instant, sleep_until},
@@ -53,20 +56,105 @@ struct Weather {
     there: Way,
     /// From the target.
     back: Way,
+    /// Connections are closed, and new ones as soon as they are made.
+    closes: bool,
     /// Connections with a smaller number end in the middle of what they carry next.
     reset_below: u64,
     /// Connections with a smaller number pass nothing on any more, and nobody is told.
     stranded_below: u64,
 }
 
-/// Forwards connections to one target. Dropping it closes them.
+/// What can be done to the connections of a forwarder.
+#[derive(Debug)]
+pub struct Network {
+    weather: watch::Sender<Weather>,
+    accepted: watch::Sender<u64>,
+}
+
+impl Network {
+    fn clear() -> Self {
+        Self {
+            weather: watch::Sender::new(Weather {
+                there: Way::Clear,
+                back: Way::Clear,
+                closes: false,
+                reset_below: 0,
+                stranded_below: 0,
+            }),
+            accepted: watch::Sender::new(0),
+        }
+    }
+
+    /// Keeps connections open but passes nothing on, or goes on again.
+    pub fn stall(&self, stalled: bool) {
+        let way = if stalled { Way::Stalled } else { Way::Clear };
+        self.ways(way, way);
+    }
+
+    /// Sets what happens on the way to the target and on the way back.
+    pub fn ways(&self, there: Way, back: Way) {
+        self.weather.send_modify(|weather| {
+            weather.there = there;
+            weather.back = back;
+        });
+    }
+
+    /// Closes all connections, and new ones as soon as they are made; or takes them again.
+    pub fn close(&self, closes: bool) {
+        self.weather.send_modify(|weather| weather.closes = closes);
+    }
+
+    /// Resets every connection that is open now, in the middle of what it carries next.
+    pub fn reset(&self) {
+        let below = *self.accepted.borrow();
+        self.weather
+            .send_modify(|weather| weather.reset_below = below);
+    }
+
+    /// Leaves every connection that is open now open and dead: nothing is passed on, nobody is
+    /// told. New ones are as good as ever.
+    pub fn strand(&self) {
+        let below = *self.accepted.borrow();
+        self.weather
+            .send_modify(|weather| weather.stranded_below = below);
+    }
+
+    /// What its connections see.
+    fn view(&self) -> View {
+        View {
+            weather: self.weather.subscribe(),
+            accepted: self.accepted.clone(),
+        }
+    }
+}
+
+/// The network as those see it who accept connections.
+#[derive(Debug, Clone)]
+struct View {
+    weather: watch::Receiver<Weather>,
+    accepted: watch::Sender<u64>,
+}
+
+impl View {
+    /// The number of a connection that was just accepted; `None` if it is closed at once.
+    fn number(&self) -> Option<u64> {
+        let mut number = 0;
+        self.accepted.send_modify(|accepted| {
+            number = *accepted;
+            *accepted += 1;
+        });
+        (!self.weather.borrow().closes).then_some(number)
+    }
+}
+
+/// Forwards TCP connections to one target. Dropping it closes them.
 #[derive(Debug)]
 pub struct Forward {
     /// Where it listens.
     pub address: SocketAddr,
+    /// What its connections go through.
+    pub network: Network,
     target: String,
-    weather: watch::Sender<Weather>,
-    accepted: watch::Sender<u64>,
     accepting: JoinHandle<()>,
 }
 
@@ -80,19 +168,12 @@ impl Forward {
             .await
             .with_context(|| format!("listen on {ip}"))?;
         let address = listener.local_addr()?;
-        let weather = watch::Sender::new(Weather {
-            there: Way::Clear,
-            back: Way::Clear,
-            reset_below: 0,
-            stranded_below: 0,
-        });
-        let accepted = watch::Sender::new(0);
-        let accepting = accept(listener, target.to_owned(), &weather, &accepted);
+        let network = Network::clear();
+        let accepting = tokio::spawn(accept(listener, target.to_owned(), network.view()));
         Ok(Self {
             address,
+            network,
             target: target.to_owned(),
-            weather,
-            accepted,
             accepting,
         })
     }
@@ -110,37 +191,9 @@ impl Forward {
     /// When the port was taken meanwhile.
     pub async fn restore(&mut self) -> Result<()> {
         let listener = TcpListener::bind(self.address).await?;
-        self.accepting = accept(listener, self.target.clone(), &self.weather, &self.accepted);
+        let accepting = accept(listener, self.target.clone(), self.network.view());
+        self.accepting = tokio::spawn(accepting);
         Ok(())
-    }
-
-    /// Keeps connections open but passes nothing on, or goes on again.
-    pub fn stall(&self, stalled: bool) {
-        let way = if stalled { Way::Stalled } else { Way::Clear };
-        self.ways(way, way);
-    }
-
-    /// Sets what happens on the way to the target and on the way back.
-    pub fn ways(&self, there: Way, back: Way) {
-        self.weather.send_modify(|weather| {
-            weather.there = there;
-            weather.back = back;
-        });
-    }
-
-    /// Resets every connection that is open now, in the middle of what it carries next.
-    pub fn reset(&self) {
-        let below = *self.accepted.borrow();
-        self.weather
-            .send_modify(|weather| weather.reset_below = below);
-    }
-
-    /// Leaves every connection that is open now open and dead: nothing is passed on, nobody is
-    /// told. New ones are as good as ever.
-    pub fn strand(&self) {
-        let below = *self.accepted.borrow();
-        self.weather
-            .send_modify(|weather| weather.stranded_below = below);
     }
 }
 
@@ -150,30 +203,22 @@ impl Drop for Forward {
     }
 }
 
-fn accept(
-    listener: TcpListener,
-    target: String,
-    weather: &watch::Sender<Weather>,
-    accepted: &watch::Sender<u64>,
-) -> JoinHandle<()> {
-    let weather = weather.subscribe();
-    let accepted = accepted.clone();
-    tokio::spawn(async move {
-        // Dropped with this task, and with it every connection.
-        let mut connections = JoinSet::new();
-        while let Ok((near, _)) = listener.accept().await {
-            // The ended ones need not be kept.
-            while connections.try_join_next().is_some() {}
-            let number = *accepted.borrow();
-            accepted.send_replace(number + 1);
-            let target = target.clone();
-            let weather = weather.clone();
-            connections.spawn(async move {
-                // An end of the connection, whatever the reason, is told by closing it.
-                drop(connect(near, &target, number, weather).await);
-            });
-        }
-    })
+async fn accept(listener: TcpListener, target: String, view: View) {
+    // Dropped with this task, and with it every connection.
+    let mut connections = JoinSet::new();
+    while let Ok((near, _)) = listener.accept().await {
+        // The ended ones need not be kept.
+        while connections.try_join_next().is_some() {}
+        let Some(number) = view.number() else {
+            continue;
+        };
+        let target = target.clone();
+        let weather = view.weather.clone();
+        connections.spawn(async move {
+            // An end of the connection, whatever the reason, is told by closing it.
+            drop(connect(near, &target, number, weather).await);
+        });
+    }
 }
 
 /// Carries one connection to its end.
@@ -186,22 +231,79 @@ async fn connect(
     let mut far = TcpStream::connect(target).await?;
     near.set_nodelay(true)?;
     far.set_nodelay(true)?;
-    let ended = {
-        let (near_in, near_out) = near.split();
-        let (far_in, far_out) = far.split();
-        let there = Passage::new(number, weather.clone(), |weather| weather.there);
-        let back = Passage::new(number, weather, |weather| weather.back);
-        tokio::select! {
-            ended = there.carry(near_in, far_out) => ended,
-            ended = back.carry(far_in, near_out) => ended,
-        }
-    };
+    let ended = carry(&mut near, &mut far, number, weather).await;
     if matches!(ended, Err(Broken::Reset)) {
         // Closed with this set, the other side gets a reset instead of an end.
         near.set_zero_linger()?;
         far.set_zero_linger()?;
     }
     Ok(())
+}
+
+/// Forwards connections to a socket in the file system. Dropping it closes them.
+#[derive(Debug)]
+pub struct SocketForward {
+    /// What its connections go through.
+    pub network: Network,
+    accepting: JoinHandle<()>,
+}
+
+impl SocketForward {
+    /// Listens on a socket at `path`, which everybody may use.
+    ///
+    /// # Errors
+    /// When it cannot.
+    pub fn start(path: &Path, target: &Path) -> Result<Self> {
+        let listener =
+            UnixListener::bind(path).with_context(|| format!("listen on {}", path.display()))?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
+        let network = Network::clear();
+        let view = network.view();
+        let target = target.to_owned();
+        let accepting = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((mut near, _)) = listener.accept().await {
+                while connections.try_join_next().is_some() {}
+                let Some(number) = view.number() else {
+                    continue;
+                };
+                let target = target.clone();
+                let weather = view.weather.clone();
+                connections.spawn(async move {
+                    if let Ok(mut far) = UnixStream::connect(target).await {
+                        // As above; such a socket knows no reset.
+                        drop(carry(&mut near, &mut far, number, weather).await);
+                    }
+                });
+            }
+        });
+        Ok(Self { network, accepting })
+    }
+}
+
+impl Drop for SocketForward {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+/// Passes on both ways until one side ends or the weather ends it.
+async fn carry(
+    near: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    far: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    number: u64,
+    mut weather: watch::Receiver<Weather>,
+) -> Result<(), Broken> {
+    let (near_in, near_out) = split(near);
+    let (far_in, far_out) = split(far);
+    let there = Passage::new(number, weather.clone(), |weather| weather.there);
+    let back = Passage::new(number, weather.clone(), |weather| weather.back);
+    tokio::select! {
+        ended = there.carry(near_in, far_out) => ended,
+        ended = back.carry(far_in, near_out) => ended,
+        // An error: the forwarder itself has ended.
+        _ = weather.wait_for(|weather| weather.closes) => Err(Broken::Closed),
+    }
 }
 
 /// Why a connection ended before its time.

@@ -1,5 +1,7 @@
 //! A database server of a test's own, to be killed, frozen and started again on its data.
 
+mod refusal;
+
 use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::{Context, Result};
@@ -11,6 +13,8 @@ use crate::{
     records::Records,
     until::{SOON, until},
 };
+
+pub use refusal::Refusal;
 
 /// When a write that the server acknowledges is on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -38,6 +38,8 @@ pub struct Plan {
     pub redis_behind_forwards: bool,
     /// The events services reach the database through a forwarder.
     pub database_behind_forward: bool,
+    /// The events services reach the database through one that can refuse writes.
+    pub database_behind_refusal: bool,
     /// The database is killed: what it acknowledges must be on the disk. Elsewhere its syncs would
     /// only measure what else the disk is used for.
     pub database_syncs: bool,
@@ -90,6 +92,8 @@ pub struct Deployment<'c> {
     pub database: mongo::Server,
     /// The events services' way to the database, where the plan says so.
     pub database_way: Option<Forward>,
+    /// What refuses the events services' writes, where the plan says so.
+    pub database_refusal: Option<mongo::Refusal>,
     bare: Bare<'c>,
     /// The services that are meant to run.
     pub members: Vec<Member>,
@@ -111,14 +115,17 @@ impl<'c> Deployment<'c> {
         let mut database = mongo::Server::planned(case, sync)?;
         redis.start(case).await?;
         database.start(case).await?;
-        let database_way = if plan.database_behind_forward {
-            Some(Forward::start(LOOPBACK, &database.address.to_string()).await?)
-        } else {
-            None
-        };
-        let reached_at = database_way
-            .as_ref()
-            .map_or(database.address, |way| way.address);
+        let mut reached_at = database.address;
+        let mut database_way = None;
+        if plan.database_behind_forward {
+            let way = Forward::start(LOOPBACK, &reached_at.to_string()).await?;
+            reached_at = database_way.insert(way).address;
+        }
+        let mut database_refusal = None;
+        if plan.database_behind_refusal {
+            let refusal = mongo::Refusal::start(reached_at).await?;
+            reached_at = database_refusal.insert(refusal).address;
+        }
         let uri = mongo::Server::uri(reached_at);
         let mut bare = Bare::on(case, &redis.address.to_string(), &uri)?
             .with("DEADLINE_MS", &DEADLINE.as_millis().to_string());
@@ -131,6 +138,7 @@ impl<'c> Deployment<'c> {
             redis,
             database,
             database_way,
+            database_refusal,
             bare,
             members: Vec::new(),
         };

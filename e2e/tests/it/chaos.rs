@@ -103,6 +103,11 @@ fn database_refuses() {
 }
 
 #[test]
+fn database_refuses_writes() {
+    holds("database-refuses-writes");
+}
+
+#[test]
 fn database_slow() {
     holds("database-slow");
 }

@@ -33,6 +33,15 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     )
     .planned(behind_forward),
     Scenario::new(
+        "database-refuses-writes",
+        "the database answers every write with an error for 10 s",
+        |stage| Box::pin(refuses_writes(stage)),
+    )
+    .planned(|| Plan {
+        database_behind_refusal: true,
+        ..Plan::default()
+    }),
+    Scenario::new(
         "database-slow",
         "every answer of the database takes 200 ms more",
         |stage| Box::pin(slow(stage)),
@@ -91,12 +100,31 @@ async fn refuses(stage: &mut Stage<'_>) -> Result<()> {
     Ok(())
 }
 
-async fn slow(stage: &mut Stage<'_>) -> Result<()> {
-    stage.fault("the database answers slowly");
-    way(stage)?.ways(Way::Clear, Way::Delayed(Duration::from_millis(200)));
+async fn refuses_writes(stage: &mut Stage<'_>) -> Result<()> {
+    stage.fault("the database refuses writes");
+    refuse_writes(stage, true)?;
     let time = long(stage.length);
     stage.pass(time, time).await;
-    way(stage)?.ways(Way::Clear, Way::Clear);
+    refuse_writes(stage, false)?;
+    stage.over();
+    stage.calm().await;
+    Ok(())
+}
+
+fn refuse_writes(stage: &Stage<'_>, refuses: bool) -> Result<()> {
+    let refusal = stage.deployment.database_refusal.as_ref();
+    refusal.context("the plan has one")?.refuse(refuses);
+    Ok(())
+}
+
+async fn slow(stage: &mut Stage<'_>) -> Result<()> {
+    stage.fault("the database answers slowly");
+    way(stage)?
+        .network
+        .ways(Way::Clear, Way::Delayed(Duration::from_millis(200)));
+    let time = long(stage.length);
+    stage.pass(time, time).await;
+    way(stage)?.network.ways(Way::Clear, Way::Clear);
     stage.over();
     Ok(())
 }

@@ -87,7 +87,7 @@ async fn late_replies(stage: &mut Stage<'_>) -> Result<()> {
 fn set_way_back(stage: &Stage<'_>, back: Way) {
     for frontend in stage.deployment.of(Kind::Frontend) {
         if let Some(way) = &frontend.redis {
-            way.ways(Way::Clear, back);
+            way.network.ways(Way::Clear, back);
         }
     }
 }

@@ -60,7 +60,7 @@ impl Stage<'_> {
 
     fn set_all(&self, there: Way, back: Way) {
         for forward in self.forwards() {
-            forward.ways(there, back);
+            forward.network.ways(there, back);
         }
     }
 }
@@ -83,6 +83,7 @@ async fn resets(stage: &mut Stage<'_>) -> Result<()> {
             .forwards()
             .nth(chosen)
             .context("there are so many")?
+            .network
             .reset();
         stage.calm().await;
     }
@@ -101,9 +102,9 @@ async fn one_way(stage: &mut Stage<'_>) -> Result<()> {
         ("an events service is not heard", Way::Stalled, Way::Clear),
     ] {
         stage.fault(what);
-        way_of(stage, victim)?.ways(there, back);
+        way_of(stage, victim)?.network.ways(there, back);
         stage.pass(time, time).await;
-        way_of(stage, victim)?.ways(Way::Clear, Way::Clear);
+        way_of(stage, victim)?.network.ways(Way::Clear, Way::Clear);
         stage.over();
         stage.receivers_are(&before).await;
         stage.calm().await;
@@ -111,7 +112,7 @@ async fn one_way(stage: &mut Stage<'_>) -> Result<()> {
     for kind in [Kind::EventsService, Kind::Frontend] {
         let victim = stage.deployment.choose(kind, &mut stage.seed)?;
         stage.fault(format!("the connections of {} go dead", kind.one()));
-        way_of(stage, victim)?.strand();
+        way_of(stage, victim)?.network.strand();
         stage.pass(time, time).await;
         stage.receivers_are(&before).await;
         stage.calm().await;

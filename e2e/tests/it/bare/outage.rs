@@ -179,7 +179,7 @@ fn a_redis_that_stalls_is_noticed_and_nobody_hangs() {
         let addresses = up.addresses();
         let tally = load::ask_while(&addresses, 0, 8, async |progress| {
             progress.wait_for_right(50).await?;
-            forward.stall(true);
+            forward.network.stall(true);
             until_true("a clear error", SOON, async || {
                 let answer = http::task(addresses[0], FIVE[1].0).await?;
                 ensure!(matches!(answer.status, 503 | 504), "{answer:?}");
@@ -187,7 +187,7 @@ fn a_redis_that_stalls_is_noticed_and_nobody_hangs() {
                 Ok(true)
             })
             .await?;
-            forward.stall(false);
+            forward.network.stall(false);
             progress.wait_for_right(100).await
         })
         .await?;
