@@ -1,5 +1,5 @@
 //! A forwarder in front of the database that understands as much of its protocol as it takes to
-//! refuse writes, as a server does that is not the primary: during an election, say.
+//! refuse writes, as a server does whose operator has blocked them (`setUserWriteBlockMode`).
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -145,13 +145,14 @@ fn is_write(message: &[u8]) -> bool {
         && name.is_some_and(|name| WRITES.contains(&name))
 }
 
-/// What a server answers that is not the primary.
+/// What a server answers whose writes are blocked. Not *not primary*: that changes what a client
+/// takes the server for, and a server that became primary again would tell its clients so.
 fn refusal(message: &[u8]) -> Result<Vec<u8>> {
     let document = serialize_to_vec(&doc! {
         "ok": 0.0,
-        "errmsg": "not primary",
-        "code": 10_107,
-        "codeName": "NotWritablePrimary",
+        "errmsg": "User writes blocked",
+        "code": 371,
+        "codeName": "UserWritesBlocked",
     })?;
     let answered = number(message, 4)?;
     let length = i32::try_from(HEADER_BYTES + 5 + document.len())?;
