@@ -4,7 +4,7 @@
 //! [`play`] runs one scenario from start to verdict, [`scenarios`] says which there are. Each has
 //! its own deployment ([`deployment`]), is under the same open-loop load ([`load`]), acts through a
 //! [`stage::Stage`], and is judged by the same equation ([`verdict`], and `ledger` for the other
-//! side of it). The program is `src/bin/chaos.rs`, the short run of every scenario
+//! side of it). [`swarm`] is the second mode. The program is `src/bin/chaos.rs`, the short run of every scenario
 //! `tests/it/chaos.rs`.
 //!
 //! **Invariants.** What chance decides is decided by the seed: the same seed breaks the same
@@ -16,6 +16,7 @@ mod ledger;
 pub mod load;
 pub mod scenarios;
 pub mod stage;
+pub mod swarm;
 pub mod verdict;
 
 use std::time::Duration;
@@ -31,7 +32,7 @@ use crate::{bare::Kind, case::Case, http, process, until::until};
 use deployment::Deployment;
 use ledger::Ledger;
 use load::{Load, Offered};
-use scenarios::Scenario;
+use scenarios::{Scenario, fingerprint};
 use stage::Stage;
 use verdict::Verdict;
 
@@ -82,7 +83,7 @@ pub async fn play(
     settings: Settings,
     tell: impl Fn(&str),
 ) -> Result<Verdict> {
-    let seed = StdRng::seed_from_u64(settings.seed ^ scenario.fingerprint());
+    let seed = StdRng::seed_from_u64(settings.seed ^ fingerprint(scenario.name));
     tell("starts");
     process::allow_open_files(OPEN_FILES)?;
     let deployment = Deployment::start(case, scenario.plan())

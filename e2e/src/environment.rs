@@ -17,6 +17,10 @@ use anyhow::{Context, Result, bail, ensure};
 /// What [`provide`] found. A process must not change its own environment while others read it.
 static PROVIDED: OnceLock<BTreeMap<String, OsString>> = OnceLock::new();
 
+/// The tag that `cargo xtask images` gives unless told otherwise.
+const USUAL_IMAGE_TAG: &str = "test";
+
+const IMAGE_TAG: &str = "ROUNDTRIP_TEST_IMAGE_TAG";
 const BIN_DIR: &str = "ROUNDTRIP_TEST_BIN_DIR";
 const REDIS_PROGRAM: &str = "ROUNDTRIP_TEST_REDIS_PROGRAM";
 const MONGO_PROGRAM: &str = "ROUNDTRIP_TEST_MONGO_PROGRAM";
@@ -32,6 +36,9 @@ pub fn provide() -> Result<()> {
     let mut provided = BTreeMap::new();
     if variable(BIN_DIR).is_none() {
         provided.insert(BIN_DIR.to_owned(), build()?.into());
+    }
+    if variable(IMAGE_TAG).is_none() {
+        provided.insert(IMAGE_TAG.to_owned(), USUAL_IMAGE_TAG.into());
     }
     if [REDIS_PROGRAM, MONGO_PROGRAM, FAKETIME]
         .iter()
@@ -167,7 +174,7 @@ pub fn next_image(service: &str) -> Result<String> {
 /// A sentence that says what to do when the variable is missing.
 pub fn image_tag() -> Result<String> {
     required(
-        "ROUNDTRIP_TEST_IMAGE_TAG",
+        IMAGE_TAG,
         "the tag of the built images roundtrip-frontend, -events-service and -backend",
     )
 }

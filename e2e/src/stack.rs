@@ -52,6 +52,19 @@ impl<'c> Stack<'c> {
     /// # Errors
     /// When it does not come up.
     pub async fn deploy(case: &'c Case) -> Result<Self> {
+        Self::deploy_over(case, &[], &[]).await
+    }
+
+    /// The same with further files laid over it, which are named from the workspace's folder, and
+    /// with variables that go before the usual ones.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn deploy_over(
+        case: &'c Case,
+        files: &[&str],
+        variables: &[(&str, String)],
+    ) -> Result<Self> {
         let stack = Self {
             case,
             name: format!("{STACK_PREFIX}{}", case.id()),
@@ -59,23 +72,26 @@ impl<'c> Stack<'c> {
         };
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let file = |name: &str| root.join(name).to_string_lossy().into_owned();
-        let (users, ours) = (
-            file("docker-stack.yaml"),
-            file("e2e/docker-stack-test.yaml"),
-        );
-        let arguments = ["stack", "deploy", "--resolve-image", "never"];
-        let arguments = arguments
-            .into_iter()
-            .chain(["-c", &users, "-c", &ours, &stack.name]);
-        let variables = [
+        let mut arguments: Vec<String> = ["stack", "deploy", "--resolve-image", "never"]
+            .map(str::to_owned)
+            .into();
+        let usual = ["docker-stack.yaml", "e2e/docker-stack-test.yaml"];
+        for name in usual.iter().chain(files) {
+            arguments.extend(["-c".to_owned(), file(name)]);
+        }
+        arguments.push(stack.name.clone());
+        let usual = [
             ("VERSION", environment::image_tag()?),
             ("FRONTEND_PORT", stack.port.to_string()),
             ("DOCKER_SOCKET", socket()?.to_string_lossy().into_owned()),
             ("SOCKET_USER", format!("65532:{}", socket_group()?)),
         ];
-        let variables = variables
-            .each_ref()
-            .map(|(name, value)| (*name, value.as_str()));
+        // Of two values for one variable, the later counts.
+        let variables: Vec<(&str, &str)> = usual
+            .iter()
+            .chain(variables)
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
         docker_with(arguments, &variables).await?;
         stack.answers().await?;
         stack.healthy().await?;

@@ -12,13 +12,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, builder::PossibleValuesParser};
 use e2e::{
     case::Case,
     chaos::{
         self, Length, Settings,
         scenarios::{self, Scenario},
+        swarm::{self, SwarmScenario},
         verdict::{self, Verdict},
     },
     environment,
@@ -30,6 +31,7 @@ Examples:
   chaos --seed 7 --minutes 60 --markdown table.md    again and again for an hour
   chaos --seed 7 --scenario database-killed          one alone
   chaos --list
+  eval \"$(cargo xtask servers up)\" && cargo xtask images --release && chaos --swarm
 
 Exit codes: 0 all holds, 1 something does not, 2 wrong usage.";
 
@@ -50,6 +52,10 @@ struct Cli {
     /// Only this scenario; may be given several times.
     #[arg(long, value_name = "NAME", value_parser = names())]
     scenario: Vec<String>,
+    /// On a Docker swarm: the scenarios of the engine. DOCKER_HOST must name one that has the images
+    /// of `cargo xtask images`.
+    #[arg(long)]
+    swarm: bool,
     /// Requests a second.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=5_000))]
     rate: u32,
@@ -64,8 +70,41 @@ struct Cli {
     list: bool,
 }
 
+/// A scenario of either mode.
+#[derive(Clone, Copy)]
+enum Chosen {
+    Processes(&'static Scenario),
+    Swarm(&'static SwarmScenario),
+}
+
+impl Chosen {
+    /// All of a mode, in the order in which they are played.
+    fn all(swarm: bool) -> Vec<Self> {
+        if swarm {
+            swarm::SCENARIOS.iter().map(Self::Swarm).collect()
+        } else {
+            scenarios::all().map(Self::Processes).collect()
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Processes(scenario) => scenario.name,
+            Self::Swarm(scenario) => scenario.name,
+        }
+    }
+
+    fn about(self) -> &'static str {
+        match self {
+            Self::Processes(scenario) => scenario.about,
+            Self::Swarm(scenario) => scenario.about,
+        }
+    }
+}
+
 fn names() -> PossibleValuesParser {
-    PossibleValuesParser::new(scenarios::all().map(|scenario| scenario.name))
+    let all = Chosen::all(false).into_iter().chain(Chosen::all(true));
+    PossibleValuesParser::new(all.map(Chosen::name))
 }
 
 fn main() -> ExitCode {
@@ -85,12 +124,13 @@ fn main() -> ExitCode {
 }
 
 fn list() {
-    let width = scenarios::all()
-        .map(|scenario| scenario.name.len())
-        .max()
-        .unwrap_or(0);
-    for Scenario { name, about, .. } in scenarios::all() {
-        println!("{name:width$}  {about}");
+    for swarm in [false, true] {
+        if swarm {
+            println!("\nwith --swarm:");
+        }
+        for scenario in Chosen::all(swarm) {
+            println!("{:23}  {}", scenario.name(), scenario.about());
+        }
     }
 }
 
@@ -98,17 +138,21 @@ fn list() {
 fn run(cli: &Cli) -> Result<bool> {
     environment::provide()?;
     let first_seed = cli.seed.unwrap_or_else(rand::random);
-    let chosen: Vec<_> = scenarios::all()
+    let chosen: Vec<_> = Chosen::all(cli.swarm)
+        .into_iter()
         .filter(|scenario| {
-            cli.scenario.is_empty() || cli.scenario.iter().any(|name| name == scenario.name)
+            cli.scenario.is_empty() || cli.scenario.iter().any(|name| name == scenario.name())
         })
         .collect();
+    if chosen.is_empty() {
+        bail!("these scenarios are those of the other mode: with or without --swarm?");
+    }
     let limit = Duration::from_secs(cli.minutes * 60);
     let started = Instant::now();
     let mut verdicts = Vec::new();
     let mut interrupted = None;
     'rounds: for round in 0.. {
-        for scenario in &chosen {
+        for &scenario in &chosen {
             if round > 0 && started.elapsed() >= limit {
                 break 'rounds;
             }
@@ -148,21 +192,25 @@ fn run(cli: &Cli) -> Result<bool> {
     Ok(holds)
 }
 
-fn play(scenario: &Scenario, settings: Settings) -> Result<Verdict> {
+fn play(scenario: Chosen, settings: Settings) -> Result<Verdict> {
     let case = Case::new()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let (name, seed) = (scenario.name, settings.seed);
+    let (name, seed) = (scenario.name(), settings.seed);
+    let tell = |line: &str| eprintln!("{name} (seed {seed}) {line}");
     let verdict = runtime.block_on(async {
-        let play = chaos::play(&case, scenario, settings, |line| {
-            eprintln!("{name} (seed {seed}) {line}");
-        });
+        let play = async {
+            match scenario {
+                Chosen::Processes(scenario) => chaos::play(&case, scenario, settings, tell).await,
+                Chosen::Swarm(scenario) => swarm::play(&case, scenario, settings, tell).await,
+            }
+        };
         tokio::select! {
             verdict = play => verdict,
             interrupted = tokio::signal::ctrl_c() => {
                 interrupted?;
-                anyhow::bail!("interrupted")
+                bail!("interrupted")
             }
         }
     });

@@ -63,6 +63,14 @@ impl Mix {
         effect_ms: 0,
     };
 
+    /// What the example backends do.
+    pub const PURE: Self = Self {
+        fresh: 80,
+        repeated: 20,
+        text_bytes: 0,
+        effect_ms: 0,
+    };
+
     /// Large messages, and some with an effect.
     pub const LARGE: Self = Self {
         fresh: 80,
