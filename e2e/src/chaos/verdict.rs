@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use super::{
-    DEADLINE,
     ledger::Balance,
     load::{Done, LATE, Offered, Outcome, percentile},
 };
@@ -218,8 +217,8 @@ fn describe(done: &Done) -> String {
     format!("{}, due at {:.3?}", done.asked.key, done.due)
 }
 
-/// Looks for each fault at the requests that were due from a deadline before it until a deadline
-/// before the next.
+/// Looks for each fault at the requests that ended after it began and before the next one did: those
+/// that the next one cannot have harmed.
 fn recoveries(faults: Vec<Fault>, done: &[Done]) -> Vec<(Fault, Recovery)> {
     let begins: Vec<_> = faults.iter().map(|fault| fault.begun).collect();
     let next = begins.into_iter().skip(1).chain([Duration::MAX]);
@@ -227,8 +226,11 @@ fn recoveries(faults: Vec<Fault>, done: &[Done]) -> Vec<(Fault, Recovery)> {
         .into_iter()
         .zip(next)
         .map(|(fault, next)| {
-            let window = fault.begun.saturating_sub(DEADLINE)..next.saturating_sub(DEADLINE);
-            let seen = || done.iter().filter(|done| window.contains(&done.due));
+            let window = fault.begun..next;
+            let seen = || {
+                done.iter()
+                    .filter(|done| window.contains(&(done.due + done.took)))
+            };
             let due = |right: bool| {
                 seen()
                     .filter(move |done| (done.outcome == Outcome::Right) == right)
