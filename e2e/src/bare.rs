@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -115,6 +115,7 @@ pub struct Bare<'c> {
     mongo: String,
     task_maps: PathBuf,
     settings: Vec<(String, String)>,
+    binaries: Option<PathBuf>,
     started: std::cell::Cell<u32>,
 }
 
@@ -142,6 +143,7 @@ impl<'c> Bare<'c> {
             mongo: mongo.to_owned(),
             task_maps: case.write("task-maps.json", TASK_MAPS)?,
             settings: Vec::new(),
+            binaries: None,
             started: std::cell::Cell::new(0),
         })
     }
@@ -156,6 +158,13 @@ impl<'c> Bare<'c> {
     /// Adds a setting for all that is started from now on; a later one of the same name wins.
     pub fn set(&mut self, name: &str, value: &str) {
         self.settings.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Takes the binaries from this folder instead of the one that the environment names.
+    #[must_use]
+    pub fn binaries_in(mut self, folder: &Path) -> Self {
+        self.binaries = Some(folder.to_owned());
+        self
     }
 
     /// What every channel of this deployment begins with.
@@ -225,7 +234,11 @@ impl<'c> Bare<'c> {
         } else {
             "OPS_PORT"
         };
-        let launch = Launch::new(self.case, &name, &environment::binary(kind.program())?)
+        let program = match &self.binaries {
+            Some(folder) => folder.join(kind.program()),
+            None => environment::binary(kind.program())?,
+        };
+        let launch = Launch::new(self.case, &name, &program)
             .env("REDIS_HOST", redis_host)
             .env("REDIS_PORT", redis_port)
             .env("EVENT_SERVICE_EVENT", self.event_channel())

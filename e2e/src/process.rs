@@ -170,6 +170,12 @@ pub struct Process {
 }
 
 impl Process {
+    /// Its number in the system; `None` when it has ended.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
     /// Sends a signal.
     ///
     /// # Errors

@@ -1,0 +1,97 @@
+//! The benchmark suite: `cargo run --release -p bench -- <scenario>`.
+//!
+//! Start reading at [`scenario`], one file for each; they put together a [`deployment`], the
+//! [`generator`] that offers load and checks every answer, and a [`report`].
+//!
+//! **Invariant**: as `e2e`, it knows none of our crates: it sees HTTP, Redis, the database, processes
+//! and Docker. What measures the inside of a crate is that crate's own benchmark, which is run by name.
+
+mod cli;
+mod compare;
+mod deployment;
+mod generator;
+mod measure;
+mod metrics;
+mod parts;
+mod plot;
+mod progress;
+mod questions;
+mod report;
+mod scenario;
+mod writes;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser as _;
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    match try_main() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn try_main() -> Result<()> {
+    let cli = Cli::parse();
+    more_connections()?;
+    // One thread: the generator must leave the machine to what it measures.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(command(cli))
+}
+
+async fn command(cli: Cli) -> Result<()> {
+    let date = mongodb::bson::DateTime::now().try_to_rfc3339_string()?;
+    let (scenario, found) = match &cli.command {
+        Command::Task(args) => ("task", scenario::task::run(args).await?),
+        Command::Frontend(args) => ("frontend", scenario::frontend::run(args).await?),
+        Command::Mix(args) => ("mix", scenario::mix::run(args).await?),
+        Command::Scale(args) => ("scale", scenario::scale::run(args).await?),
+        Command::Audit(args) => ("audit", scenario::audit::run(args).await?),
+        Command::Memory(args) => ("memory", scenario::memory::run(args).await?),
+        Command::Micro(args) => ("micro", scenario::micro::run(args).await?),
+        Command::Floor(args) => ("floor", scenario::floor::run(args).await?),
+        Command::Peers(args) => ("peers", scenario::peers::run(args).await?),
+        Command::Compare { before, after, all } => {
+            say(&compare::compare(before, after, *all)?);
+            return Ok(());
+        }
+        Command::Part { part } => return part.run().await,
+    };
+    let report = found.into_report(scenario, date).await?;
+    let folder = cli
+        .out
+        .unwrap_or_else(|| report::folder(&report, &deployment::target_folder()));
+    say(&report::terminal(&report));
+    report::write(&report, &folder)?;
+    say(&format!("written to {}", folder.display()));
+    Ok(())
+}
+
+/// A connection is an open file; the usual limit is 1,024.
+fn more_connections() -> Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    setrlimit(Resource::Nofile, raised).context("raise the limit of open files")
+}
+
+#[expect(clippy::print_stdout, reason = "results are for the terminal")]
+fn say(text: &str) {
+    println!("{text}");
+}
+
+#[expect(clippy::print_stderr, reason = "errors are for the terminal")]
+fn complain(error: &anyhow::Error) {
+    eprintln!("error: {error:#}");
+}

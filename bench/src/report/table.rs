@@ -1,0 +1,231 @@
+//! Reports as tables: aligned for the terminal, and in Markdown for documents. Both show the same.
+
+use std::fmt::Write as _;
+
+use super::{Better, Figure, Point, Report};
+
+/// For the terminal.
+pub(crate) fn terminal(report: &Report) -> String {
+    let mut text = format!("\n{}\n", report.title);
+    for table in tables(&report.points) {
+        text.push('\n');
+        text += &aligned(&table, 2);
+    }
+    for (title, lines) in [
+        ("", &report.findings),
+        ("the same work by others:", &report.others),
+    ] {
+        if !lines.is_empty() {
+            text.push('\n');
+            if !title.is_empty() {
+                text.extend([title, "\n"]);
+            }
+            lines
+                .iter()
+                .for_each(|line| text.extend([line.as_str(), "\n"]));
+        }
+    }
+    text
+}
+
+/// Rows as lines, the first as a head; so many columns are text and begin at the left.
+pub(crate) fn aligned(table: &[Vec<String>], texts: usize) -> String {
+    let mut text = String::new();
+    let widths: Vec<usize> = (0..table[0].len())
+        .map(|column| {
+            table
+                .iter()
+                .map(|row| width(&row[column]))
+                .max()
+                .unwrap_or(0)
+        })
+        .collect();
+    for (number, row) in table.iter().enumerate() {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            let pad = " ".repeat(widths[column] - width(cell));
+            let gap = if column == 0 { "" } else { "  " };
+            let (before, after) = if column < texts {
+                ("", &*pad)
+            } else {
+                (&*pad, "")
+            };
+            line.extend([gap, before, cell.as_str(), after]);
+        }
+        text.extend([line.trim_end(), "\n"]);
+        if number == 0 {
+            let all = widths.iter().sum::<usize>() + 2 * (widths.len() - 1);
+            text.extend(["─".repeat(all).as_str(), "\n"]);
+        }
+    }
+    text
+}
+
+/// For documents.
+pub(crate) fn markdown(report: &Report) -> String {
+    let mut text = format!("# {}\n\n{}\n", report.scenario, report.title);
+    let machine = &report.machine;
+    write_line(
+        &mut text,
+        format_args!(
+            "\nMeasured {} at commit `{}` by `{}`; {}, {} cores, {} MiB, {}, Linux {}.",
+            report.date,
+            report.commit,
+            report.command,
+            machine.processor,
+            machine.cores,
+            machine.memory_mib,
+            machine.system,
+            machine.kernel
+        ),
+    );
+    for (name, value) in &report.settings {
+        write_line(&mut text, format_args!("\n- {name}: {value}"));
+    }
+    for table in tables(&report.points) {
+        text.push('\n');
+        for (number, row) in table.iter().enumerate() {
+            write_line(&mut text, format_args!("\n| {} |", row.join(" | ")));
+            if number == 0 {
+                let rule: Vec<_> = (0..row.len())
+                    .map(|column| if column < 2 { "---" } else { "---:" })
+                    .collect();
+                write_line(&mut text, format_args!("\n| {} |", rule.join(" | ")));
+            }
+        }
+        text.push('\n');
+    }
+    for finding in &report.findings {
+        write_line(&mut text, format_args!("\n{finding}\n"));
+    }
+    if !report.others.is_empty() {
+        write_line(
+            &mut text,
+            format_args!(
+                "\nThe same work by other programs:\n\n```sh\n{}\n```\n",
+                report.others.join("\n")
+            ),
+        );
+    }
+    text
+}
+
+fn write_line(text: &mut String, line: std::fmt::Arguments<'_>) {
+    text.write_fmt(line)
+        .expect("a string takes what is written");
+}
+
+/// What is measured, and what it cost: figures whose names begin with `cpu` have a table of their own,
+/// and so have points of different kinds.
+fn tables(points: &[Point]) -> Vec<Vec<Vec<String>>> {
+    let mut tables = Vec::new();
+    for is_cost in [false, true] {
+        let mut groups: Vec<(Vec<(String, String)>, Vec<&Point>)> = Vec::new();
+        for point in points {
+            let columns: Vec<_> = point
+                .figures
+                .iter()
+                .filter(|figure| figure.name.starts_with("cpu") == is_cost)
+                .map(|figure| (figure.name.clone(), figure.unit.clone()))
+                .collect();
+            if columns.is_empty() {
+                continue;
+            }
+            match groups.iter_mut().find(|(names, _)| *names == columns) {
+                Some((_, points)) => points.push(point),
+                None => groups.push((columns, vec![point])),
+            }
+        }
+        tables.extend(
+            groups
+                .iter()
+                .map(|(columns, points)| table(columns, points)),
+        );
+    }
+    tables
+}
+
+fn table(columns: &[(String, String)], points: &[&Point]) -> Vec<Vec<String>> {
+    let mut head = vec!["what".to_owned(), "load".to_owned()];
+    head.extend(columns.iter().map(|(name, unit)| {
+        if unit.is_empty() {
+            name.clone()
+        } else {
+            format!("{name} [{unit}]")
+        }
+    }));
+    let rows = points.iter().map(|point| {
+        let mut row = vec![point.series.clone(), point.load.clone()];
+        row.extend(
+            columns
+                .iter()
+                .map(|(name, _)| point.figure(name).map_or_else(String::new, cell)),
+        );
+        row
+    });
+    std::iter::once(head).chain(rows).collect()
+}
+
+/// The median, and how far the repetitions lie apart.
+fn cell(figure: &Figure) -> String {
+    let median = number(figure.median());
+    if figure.values.len() < 2 || figure.better == Better::Neither {
+        return median;
+    }
+    let (min, max) = figure.spread();
+    format!("{median} ({}..{})", number(min), number(max))
+}
+
+/// A number with as many digits as mean something.
+pub(crate) fn number(value: f64) -> String {
+    if !value.is_finite() {
+        return "–".to_owned();
+    }
+    let places = match value.abs() {
+        size if size >= 100.0 || size == 0.0 => 0,
+        size if size >= 10.0 => 1,
+        size if size >= 0.1 => 2,
+        _ => 4,
+    };
+    let text = format!("{value:.places$}");
+    let (whole, fraction) = text
+        .split_once('.')
+        .map_or((&*text, ""), |(whole, _)| (whole, &text[whole.len()..]));
+    let (sign, digits) = whole
+        .strip_prefix('-')
+        .map_or(("", whole), |digits| ("-", digits));
+    let mut grouped = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    format!("{sign}{grouped}{fraction}")
+}
+
+fn width(text: &str) -> usize {
+    text.chars().count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_the_digits_that_mean_something() {
+        for (value, text) in [
+            (14_532.7, "14,533"),
+            (1_234_567.0, "1,234,567"),
+            (99.95, "100.0"),
+            (12.34, "12.3"),
+            (0.567, "0.57"),
+            (0.0567, "0.0567"),
+            (0.0, "0"),
+            (-1234.0, "-1,234"),
+            (f64::NAN, "–"),
+        ] {
+            assert_eq!(number(value), text);
+        }
+    }
+}

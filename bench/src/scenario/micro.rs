@@ -1,0 +1,115 @@
+//! The criterion benchmarks of the crates, collected into one report.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::SystemTime,
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::{
+    cli::MicroArgs,
+    deployment::{cargo, target_folder},
+    report::{Better, Point},
+};
+
+use super::Found;
+
+/// Crates and their benchmarks.
+const BENCHES: [(&str, &str); 3] = [
+    ("shared", "contract"),
+    ("shared", "placement"),
+    ("frontend", "edge"),
+];
+
+/// Runs them all.
+///
+/// # Errors
+/// One does not compile or fails.
+pub(crate) async fn run(args: &MicroArgs) -> Result<Found> {
+    let mut points = Vec::new();
+    for (package, bench) in BENCHES {
+        let begun = SystemTime::now();
+        let status = cargo()
+            .args([
+                "bench",
+                "--quiet",
+                "--package",
+                package,
+                "--bench",
+                bench,
+                "--",
+                "--noplot",
+            ])
+            .args(["--measurement-time", &args.seconds.to_string()])
+            .args(["--warm-up-time", &(args.seconds / 3.0).to_string()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit())
+            .status()
+            .await
+            .context("start cargo")?;
+        ensure!(
+            status.success(),
+            "the benchmark {bench} of {package} failed"
+        );
+        points.extend(results(&target_folder().join("criterion"), begun, bench)?);
+    }
+    Ok(Found {
+        title: "Single operations, by criterion".to_owned(),
+        settings: BTreeMap::from([("each".to_owned(), format!("{} s", args.seconds))]),
+        points,
+        ..Found::default()
+    })
+}
+
+/// What criterion has written since.
+fn results(folder: &Path, since: SystemTime, bench: &str) -> Result<Vec<Point>> {
+    let mut points = Vec::new();
+    for file in estimates(folder)? {
+        if file.metadata()?.modified()? < since {
+            continue;
+        }
+        let read = |path: &Path| -> Result<Value> {
+            let text =
+                fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+            Ok(serde_json::from_str(&text)?)
+        };
+        let (estimates, names) = (read(&file)?, read(&file.with_file_name("benchmark.json"))?);
+        let name = names["full_id"]
+            .as_str()
+            .context("a benchmark without a name")?;
+        let mut point = Point::new(bench, name);
+        let mean = &estimates["mean"];
+        let nanos = |value: &Value| value.as_f64().context("no estimate");
+        let interval = &mean["confidence_interval"];
+        // The bounds stand in for repetitions: criterion has repeated it.
+        for value in [
+            &interval["lower_bound"],
+            &mean["point_estimate"],
+            &interval["upper_bound"],
+        ] {
+            point.add("time", "ns", Better::Lower, nanos(value)?);
+        }
+        points.push(point);
+    }
+    points.sort_by(|one, other| one.load.cmp(&other.load));
+    Ok(points)
+}
+
+/// Every `new/estimates.json` below a folder.
+fn estimates(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))? {
+        let path = entry?.path();
+        if path.ends_with("new") && path.join("estimates.json").is_file() {
+            found.push(path.join("estimates.json"));
+        } else if path.is_dir() {
+            found.extend(estimates(&path)?);
+        }
+    }
+    Ok(found)
+}
