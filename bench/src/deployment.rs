@@ -11,7 +11,7 @@ use anyhow::Result;
 use e2e::{
     bare::{Bare, Up},
     case::{Case, free_port},
-    http,
+    environment, http,
     process::{Launch, Process},
     redis,
     until::{SOON, until_true},
@@ -54,6 +54,7 @@ impl Servers {
     /// # Errors
     /// A program is missing or does not come up.
     pub(crate) async fn start(case: &Case, sync_on_commit: bool) -> Result<Self> {
+        environment::provide_servers()?;
         let mut redis = redis::Server::planned()?;
         redis.start(case).await?;
         let database = Database::start(case, sync_on_commit).await?;

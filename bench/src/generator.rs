@@ -10,6 +10,8 @@
 mod connection;
 mod recorder;
 mod schedule;
+#[cfg(test)]
+mod tests;
 
 use std::{
     cell::{Cell, RefCell},
@@ -218,8 +220,8 @@ impl Caller {
             let status = connection.exchange(&question.request, &mut body).await?;
             check(&question, status, &body)?;
             let done = Instant::now();
-            let counts_at = if self.due.is_some() { from } else { done };
-            self.recorder.borrow_mut().record(from, done, counts_at);
+            let belongs = if self.due.is_some() { from } else { done };
+            self.recorder.borrow_mut().record(from, done, belongs);
         }
         Ok(())
     }

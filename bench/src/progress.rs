@@ -47,14 +47,6 @@ impl Progress {
         }
     }
 
-    /// Something goes on that is no run.
-    pub(crate) fn say(&self, what: &str) {
-        match &self.bar {
-            Some(bar) => bar.set_message(what.to_owned()),
-            None => line(what),
-        }
-    }
-
     /// A run begins.
     pub(crate) fn begin(&mut self, label: &str) {
         label.clone_into(&mut self.label);

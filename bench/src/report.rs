@@ -82,7 +82,7 @@ pub(crate) enum Better {
 /// What the load generator measured in one go.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Run {
-    /// Answers, all of them right.
+    /// Answers while it lasted, all of them right.
     pub(crate) requests: u64,
     /// In an open loop, requests that were due and found no free connection until the end. Their wait
     /// is among the latencies.

@@ -10,7 +10,7 @@ pub(crate) mod peers;
 pub(crate) mod scale;
 pub(crate) mod task;
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Result;
 
@@ -125,9 +125,13 @@ fn ratios(points: &[Point], one: &str, other: &str) -> Vec<String> {
     }
 }
 
+/// Where a frontend answers unless it is told otherwise; those of a scenario are gone when its report is
+/// read.
+const USUAL: &str = "127.0.0.1:4000";
+
 /// How `ab` and `oha` do the same work, as far as they can: neither checks the answers, and neither asks
 /// distinct bodies.
-fn others(http: SocketAddr, kind: Kind, measuring: &Measuring) -> Vec<String> {
+fn others(http: &str, kind: Kind, measuring: &Measuring) -> Vec<String> {
     let seconds = measuring.seconds;
     let connections = measuring.connections.iter().copied().max().unwrap_or(1);
     let loop_of = format!("-c {connections}");
@@ -137,6 +141,7 @@ fn others(http: SocketAddr, kind: Kind, measuring: &Measuring) -> Vec<String> {
             format!("oha -z {seconds}s {loop_of} http://{http}/"),
         ],
         Kind::OneBody | Kind::Distinct | Kind::EveryKind => vec![
+            "# One body: answered from the log after the first time.".to_owned(),
             r#"echo '{"a1": 5, "a2": 10}' > body.json"#.to_owned(),
             format!(
                 "ab -k {loop_of} -t {seconds} -n 10000000 -p body.json -T application/json http://{http}/task"

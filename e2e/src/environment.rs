@@ -40,15 +40,29 @@ pub fn provide() -> Result<()> {
     if variable(IMAGE_TAG).is_none() {
         provided.insert(IMAGE_TAG.to_owned(), USUAL_IMAGE_TAG.into());
     }
-    if [REDIS_PROGRAM, MONGO_PROGRAM, FAKETIME]
-        .iter()
-        .any(|name| variable(name).is_none())
-    {
+    if are_missing(&[REDIS_PROGRAM, MONGO_PROGRAM, FAKETIME]) {
         provided.extend(programs()?);
     }
     // A second call finds everything and brings nothing new.
     PROVIDED.get_or_init(|| provided);
     Ok(())
+}
+
+/// The programs that servers are started from, without building anything of ours: for whoever measures
+/// other binaries than those of these sources.
+///
+/// # Errors
+/// When one cannot be had.
+pub fn provide_servers() -> Result<()> {
+    if are_missing(&[REDIS_PROGRAM, MONGO_PROGRAM]) {
+        let provided = programs()?;
+        PROVIDED.get_or_init(|| provided);
+    }
+    Ok(())
+}
+
+fn are_missing(names: &[&str]) -> bool {
+    names.iter().any(|name| variable(name).is_none())
 }
 
 /// Builds the services and examples, and answers the folder they are in: the one that this

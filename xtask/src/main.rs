@@ -14,6 +14,7 @@
 mod deny;
 mod images;
 mod install;
+mod peers;
 mod process;
 mod servers;
 mod summary;
@@ -49,6 +50,8 @@ enum Chore {
     /// Get the programs from which tests, measurements and the chaos harness start servers of their
     /// own, and print where they are, for the shell: eval "$(cargo xtask programs)"
     Programs,
+    /// Get the programs that `bench peers` measures beside ours: nats-server, node and npm.
+    Peers,
     /// Build the images that the swarm tests use, in the engine of the tests.
     Images(ImagesArgs),
     /// Check the dependencies with cargo-deny (bans, licences, sources, advisories), which is
@@ -112,6 +115,7 @@ fn main() -> ExitCode {
         }
         .map(|()| ExitCode::SUCCESS),
         Chore::Programs => servers::print_programs().map(|()| ExitCode::SUCCESS),
+        Chore::Peers => peers::get().map(|()| ExitCode::SUCCESS),
         Chore::Images(args) => images::chore(&args).map(|()| ExitCode::SUCCESS),
         Chore::Deny => deny::run(),
     });

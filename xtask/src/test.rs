@@ -199,7 +199,9 @@ fn build(release: bool) -> Result<Built> {
 
 /// The test program that a message of cargo's announces, if it does.
 fn test_program(message: &Value) -> Option<TestProgram> {
-    if message["reason"] != "compiler-artifact" || message["profile"]["test"] != true {
+    // Benchmarks are compiled along, so that they stay compilable, and not run.
+    let is_bench = message["target"]["kind"] == serde_json::json!(["bench"]);
+    if message["reason"] != "compiler-artifact" || message["profile"]["test"] != true || is_bench {
         return None;
     }
     let package_dir = Path::new(message["manifest_path"].as_str()?).parent()?;
@@ -234,6 +236,9 @@ mod tests {
         let program = test_program(&message).expect("this is a test program");
         assert_eq!(program.package, "frontend");
         assert_eq!(program.source, "tests/it/main.rs");
+        message["target"]["kind"] = json!(["bench"]);
+        assert_eq!(test_program(&message), None);
+        message["target"]["kind"] = json!(["test"]);
         message["profile"]["test"] = json!(false);
         assert_eq!(test_program(&message), None);
         assert_eq!(

@@ -4,6 +4,7 @@ use std::{
     fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
+    process::Stdio,
     rc::Rc,
 };
 
@@ -18,7 +19,7 @@ use tokio::process::Command;
 
 use crate::{generator::Target, measure::System, questions::Kind};
 
-use super::{target_folder, workspace};
+use super::{cargo, target_folder, workspace};
 
 /// Processes that answer `POST /task` among them.
 #[derive(Debug)]
@@ -91,7 +92,7 @@ impl Alone {
         let mut alone = Self::new("NATS request/reply, no audit")?;
         let nats = SocketAddr::from(([127, 0, 0, 1], free_port()?)).to_string();
         let (host, port) = nats.split_once(':').context("an address without a port")?;
-        let program = program("nats-server", "the Debian package nats-server has it")?;
+        let program = program("nats-server").await?;
         let server = Launch::new(case, "nats-server", &program).args(["-a", host, "-p", port]);
         alone.processes.push(("nats".to_owned(), server.start()?));
         until_true("NATS to listen", SOON, async || {
@@ -115,7 +116,7 @@ impl Alone {
     pub(crate) async fn moleculer(case: &Case, redis: SocketAddr) -> Result<Self> {
         let mut alone = Self::new("Moleculer over Redis, no audit")?;
         let folder = install_moleculer().await?;
-        let node = program("node", "Node.js 18 or newer")?;
+        let node = program("node").await?;
         for (name, file) in [("worker", "worker.js"), ("front", "gateway.js")] {
             let launch = Launch::new(case, &format!("moleculer-{name}"), &node)
                 .args([folder.join(file)])
@@ -184,12 +185,12 @@ async fn install_moleculer() -> Result<PathBuf> {
         fs::copy(source.join(file), folder.join(file)).with_context(|| format!("copy {file}"))?;
     }
     if !is_installed {
-        let output = Command::new("npm")
+        let output = Command::new(program("npm").await?)
             .args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"])
             .current_dir(&folder)
             .output()
             .await
-            .context("start npm, which comes with Node.js")?;
+            .context("start npm")?;
         // Half of it must not be taken for all of it the next time.
         if !output.status.success() {
             remove(&folder.join(lock))?;
@@ -211,12 +212,26 @@ fn remove(file: &Path) -> io::Result<()> {
     }
 }
 
-/// A program on the PATH, or where Debian keeps servers.
-fn program(name: &str, advice: &str) -> Result<PathBuf> {
+/// A program of others; the chore gets all of them where that is possible.
+async fn program(name: &str) -> Result<PathBuf> {
+    if let Some(path) = find(name) {
+        return Ok(path);
+    }
+    let status = cargo()
+        .args(["run", "--quiet", "--package", "xtask", "--", "peers"])
+        .stdout(Stdio::null())
+        .status()
+        .await
+        .context("start cargo")?;
+    ensure!(status.success(), "`cargo xtask peers` failed: see above");
+    find(name).with_context(|| format!("there is no program {name}"))
+}
+
+/// On the PATH, or where Debian keeps servers.
+fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/usr/local/sbin".into()])
         .map(|folder| folder.join(name))
         .find(|candidate| candidate.is_file())
-        .with_context(|| format!("there is no program {name}: {advice}"))
 }

@@ -28,6 +28,7 @@ impl Database {
     /// # Errors
     /// There is no such program, or it does not come up.
     pub(crate) async fn start(case: &Case, sync_on_commit: bool) -> Result<Self> {
+        environment::provide_servers()?;
         let path = environment::mongo_program()?;
         let folder = case.folder().join("database");
         fs::create_dir_all(&folder)?;

@@ -28,6 +28,7 @@ pub(crate) struct Recorder {
     slice_length: Duration,
     slice: Histogram<u64>,
     slices: Vec<Slice>,
+    answers: u64,
     never_sent: u64,
 }
 
@@ -41,6 +42,7 @@ impl Recorder {
             slice_length: (measured / SLICES).max(SLICE_MIN),
             slice: histogram(),
             slices: Vec::new(),
+            answers: 0,
             never_sent: 0,
         }
     }
@@ -57,33 +59,40 @@ impl Recorder {
 
     /// How many answers there were.
     pub(crate) fn count(&self) -> u64 {
-        self.latencies.len()
+        self.answers
     }
 
-    /// A request that was due (or sent) at `from` and answered at `done`. In a closed loop, `counts_at`
-    /// is the moment of its answer, in an open one that at which it was due: there a request belongs
-    /// to the run also when its answer is so late that the run is over.
-    pub(crate) fn record(&mut self, from: Instant, done: Instant, counts_at: Instant) {
-        let Some(began) = self.began.filter(|&began| began <= counts_at) else {
-            return;
-        };
-        if self.ended.is_some_and(|ended| ended < counts_at) {
-            return;
+    /// An answer that came at `done` to a request that was due (or sent) at `from`. It is an answer of
+    /// the run if it came while the run lasted. Its latency is one of the run's if `belongs` lies in
+    /// the run: in a closed loop the moment of the answer, in an open one that at which it was due, so
+    /// that those count whose answer comes when the run is over.
+    pub(crate) fn record(&mut self, from: Instant, done: Instant, belongs: Instant) {
+        let nanos = nanos(done.saturating_duration_since(from));
+        if let Some(began) = self.began_before(done) {
+            self.close_slices(began, done);
+            self.answers += 1;
+            self.slice.saturating_record(nanos);
         }
-        self.close_slices(began, done);
-        let nanos = u64::try_from(done.saturating_duration_since(from).as_nanos());
-        let nanos = nanos.unwrap_or(u64::MAX);
-        self.latencies.saturating_record(nanos);
-        self.slice.saturating_record(nanos);
+        if self.began_before(belongs).is_some() {
+            self.latencies.saturating_record(nanos);
+        }
+    }
+
+    /// When the run began, if this moment lies in it.
+    fn began_before(&self, moment: Instant) -> Option<Instant> {
+        let is_over = self.ended.is_some_and(|ended| ended < moment);
+        self.began.filter(|&began| began <= moment && !is_over)
     }
 
     /// A request that was due at `due` and for which no connection was free until `now`, the end. It
     /// would have taken longer than that; to leave it out would make a system look the better the more
     /// it is behind.
     pub(crate) fn never_sent(&mut self, due: Instant, now: Instant) {
-        let before = self.latencies.len();
-        self.record(due, now, due);
-        self.never_sent += self.latencies.len() - before;
+        if self.began_before(due).is_some() {
+            self.latencies
+                .saturating_record(nanos(now.saturating_duration_since(due)));
+            self.never_sent += 1;
+        }
     }
 
     /// The run.
@@ -92,7 +101,7 @@ impl Recorder {
         let ended = self.ended.unwrap_or(now);
         self.close_slices(began, now);
         Run {
-            requests: self.latencies.len() - self.never_sent,
+            requests: self.answers,
             never_sent: self.never_sent,
             seconds: ended.saturating_duration_since(began).as_secs_f64(),
             mean_ms: self.latencies.mean() / 1e6,
@@ -127,6 +136,10 @@ impl Recorder {
 fn histogram() -> Histogram<u64> {
     let max = u64::try_from(LATENCY_MAX.as_nanos()).unwrap_or(u64::MAX);
     Histogram::new_with_bounds(1_000, max, 3).expect("the bounds are in order")
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn millis(nanos: u64) -> f64 {

@@ -115,53 +115,93 @@ fn write_line(text: &mut String, line: std::fmt::Arguments<'_>) {
         .expect("a string takes what is written");
 }
 
-/// What is measured, and what it cost: figures whose names begin with `cpu` have a table of their own,
-/// and so have points of different kinds.
+/// Points with the same figures share a table; what the work cost stands in one of its own.
 fn tables(points: &[Point]) -> Vec<Vec<Vec<String>>> {
-    let mut tables = Vec::new();
-    for is_cost in [false, true] {
-        let mut groups: Vec<(Vec<(String, String)>, Vec<&Point>)> = Vec::new();
-        for point in points {
-            let columns: Vec<_> = point
-                .figures
-                .iter()
-                .filter(|figure| figure.name.starts_with("cpu") == is_cost)
-                .map(|figure| (figure.name.clone(), figure.unit.clone()))
-                .collect();
-            if columns.is_empty() {
-                continue;
-            }
-            match groups.iter_mut().find(|(names, _)| *names == columns) {
-                Some((_, points)) => points.push(point),
-                None => groups.push((columns, vec![point])),
-            }
+    let mut groups: Vec<(Vec<&Figure>, Vec<&Point>)> = Vec::new();
+    for point in points {
+        let columns: Vec<_> = point
+            .figures
+            .iter()
+            .filter(|figure| !is_cost(figure))
+            .collect();
+        if columns.is_empty() {
+            continue;
         }
-        tables.extend(
-            groups
-                .iter()
-                .map(|(columns, points)| table(columns, points)),
-        );
+        let same = |(others, _): &&mut (Vec<&Figure>, Vec<&Point>)| {
+            let names = others.iter().map(|figure| &figure.name);
+            names.eq(columns.iter().map(|figure| &figure.name))
+        };
+        match groups.iter_mut().find(same) {
+            Some((_, points)) => points.push(point),
+            None => groups.push((columns, vec![point])),
+        }
     }
+    let mut tables: Vec<_> = groups
+        .iter()
+        .map(|(columns, points)| {
+            let columns = columns.iter().map(|figure| {
+                let title = match figure.unit.as_str() {
+                    "" => figure.name.clone(),
+                    unit => format!("{} [{unit}]", figure.name),
+                };
+                (figure.name.as_str(), title)
+            });
+            table("what", &columns.collect::<Vec<_>>(), points)
+        })
+        .collect();
+    tables.extend(cost(points));
     tables
 }
 
-fn table(columns: &[(String, String)], points: &[&Point]) -> Vec<Vec<String>> {
-    let mut head = vec!["what".to_owned(), "load".to_owned()];
-    head.extend(columns.iter().map(|(name, unit)| {
-        if unit.is_empty() {
-            name.clone()
-        } else {
-            format!("{name} [{unit}]")
+/// Figures of [`tables`]' last table.
+fn is_cost(figure: &Figure) -> bool {
+    figure.name.starts_with(COST)
+}
+
+/// What the names of costs begin with.
+const COST: &str = "cpu ";
+
+/// The processor time of each process for each request.
+fn cost(points: &[Point]) -> Option<Vec<Vec<String>>> {
+    let mut columns: Vec<(&str, String)> = Vec::new();
+    let with: Vec<_> = points
+        .iter()
+        .filter(|point| point.figures.iter().any(is_cost))
+        .collect();
+    for figure in with
+        .iter()
+        .flat_map(|point| &point.figures)
+        .filter(|figure| is_cost(figure))
+    {
+        if !columns.iter().any(|(name, _)| *name == figure.name) {
+            columns.push((&figure.name, figure.name[COST.len()..].to_owned()));
         }
-    }));
+    }
+    // The sum last.
+    columns.sort_by_key(|(_, title)| title == "all");
+    let title = format!(
+        "processor time, {}",
+        with.first()?
+            .figures
+            .iter()
+            .find(|figure| is_cost(figure))?
+            .unit
+    );
+    Some(table(&title, &columns, &with))
+}
+
+/// Columns by the name of their figure and their own title.
+fn table(title: &str, columns: &[(&str, String)], points: &[&Point]) -> Vec<Vec<String>> {
+    let mut head = vec![title.to_owned(), "load".to_owned()];
+    head.extend(columns.iter().map(|(_, title)| title.clone()));
     let rows = points.iter().map(|point| {
-        let mut row = vec![point.series.clone(), point.load.clone()];
-        row.extend(
-            columns
-                .iter()
-                .map(|(name, _)| point.figure(name).map_or_else(String::new, cell)),
-        );
-        row
+        let cells = columns
+            .iter()
+            .map(|(name, _)| point.figure(name).map_or_else(String::new, cell));
+        [point.series.clone(), point.load.clone()]
+            .into_iter()
+            .chain(cells)
+            .collect()
     });
     std::iter::once(head).chain(rows).collect()
 }

@@ -11,7 +11,7 @@ use crate::{
     questions::Kind,
 };
 
-use super::{Found, others};
+use super::{Found, USUAL, others};
 
 /// The older project's table: so many requests ...
 const COUNTS: [u64; 3] = [100, 1_000, 5_000];
@@ -65,7 +65,7 @@ pub(crate) async fn run(args: &FrontendArgs) -> Result<Found> {
         title: "GET / at the frontend".to_owned(),
         settings,
         points,
-        others: others(services.up.http(), Kind::Root, &args.measuring),
+        others: others(USUAL, Kind::Root, &args.measuring),
         ..Found::default()
     })
 }

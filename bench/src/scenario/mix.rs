@@ -53,7 +53,7 @@ pub(crate) async fn run(args: &MixArgs) -> Result<Found> {
         points,
         others: systems
             .first()
-            .map(|system| others(first, system.target.kind, &args.measuring))
+            .map(|system| others(&first.to_string(), system.target.kind, &args.measuring))
             .unwrap_or_default(),
         ..Found::default()
     })

@@ -9,7 +9,7 @@ use crate::{
     questions::Kind,
 };
 
-use super::{Found, ratios};
+use super::{Found, USUAL, others, ratios};
 
 /// Starts ours and theirs and measures them in turn.
 ///
@@ -58,6 +58,6 @@ pub(crate) async fn run(args: &PeersArgs) -> Result<Found> {
         settings,
         points,
         findings,
-        others: Vec::new(),
+        others: others(USUAL, Kind::OneBody, &args.measuring),
     })
 }

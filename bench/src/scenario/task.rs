@@ -8,9 +8,10 @@ use crate::{
     deployment::{Binaries, OneProcess, Servers, Services},
     generator::Target,
     measure::System,
+    questions::Kind,
 };
 
-use super::Found;
+use super::{Found, USUAL, others};
 
 /// Starts what it takes and measures it.
 ///
@@ -47,6 +48,7 @@ pub(crate) async fn run(args: &TaskArgs) -> Result<Found> {
                 .into_iter()
                 .collect(),
         });
+        found.others = others(USUAL, Kind::OneBody, &args.measuring);
         found.points = args.measuring.measure(&systems.collect::<Vec<_>>()).await?;
         return Ok(found);
     }
@@ -58,6 +60,7 @@ pub(crate) async fn run(args: &TaskArgs) -> Result<Found> {
         .iter()
         .map(|&kind| services.system(&mut servers, format!("roundtrip, {kind}"), kind))
         .collect();
+    found.others = others(USUAL, Kind::OneBody, &args.measuring);
     found.points = args.measuring.measure(&systems).await?;
     Ok(found)
 }
