@@ -22,7 +22,7 @@ mod writes;
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Parser as _;
 
 use cli::{Cli, Command};
@@ -44,7 +44,16 @@ fn try_main() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(command(cli))
+    runtime.block_on(async {
+        tokio::select! {
+            done = command(cli) => done,
+            // What was started is ended by being dropped.
+            interrupted = tokio::signal::ctrl_c() => {
+                interrupted?;
+                bail!("interrupted")
+            }
+        }
+    })
 }
 
 async fn command(cli: Cli) -> Result<()> {

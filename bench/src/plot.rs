@@ -4,7 +4,7 @@ mod chart;
 
 use crate::report::{Figure, Point, Report};
 
-use chart::{Axis, Line, svg};
+use chart::{Axis, Line, label, svg};
 
 /// Figures that are drawn over their load.
 const OVER_LOAD: [(&str, &str); 5] = [
@@ -82,16 +82,19 @@ fn over_load(series: &[(&str, Vec<&Point>)], figure: &str, title: &str) -> Optio
     let mut ticks = loads.clone();
     ticks.sort_by(f64::total_cmp);
     ticks.dedup();
-    let ticks = ticks
-        .into_iter()
-        .map(|x| (x, crate::report::number(x).replace(".00", "")));
+    let ticks = ticks.into_iter().map(|load| (load, label(load)));
     let x = Axis::log(x_name, loads.iter().copied(), Some(ticks.collect()));
     let highest = lines
         .iter()
         .flat_map(|line| &line.ranges)
         .map(|&(_, _, high)| high);
     let y = Axis::linear(title, highest);
-    Some(svg(&format!("{title} by {x_name}"), &x, &y, &lines))
+    Some(svg(
+        &format!("{}, by {x_name}", capital(title)),
+        &x,
+        &y,
+        &lines,
+    ))
 }
 
 fn range(x: f64, figure: &Figure) -> (f64, f64, f64) {
@@ -151,6 +154,12 @@ fn middle(point: &Point) -> &crate::report::Run {
     let mut runs: Vec<_> = point.runs.iter().collect();
     runs.sort_by(|one, other| one.per_second().total_cmp(&other.per_second()));
     runs[runs.len() / 2]
+}
+
+fn capital(title: &str) -> String {
+    let mut letters = title.chars();
+    let first = letters.next().map(char::to_uppercase);
+    first.into_iter().flatten().chain(letters).collect()
 }
 
 fn file_name(name: &str) -> String {

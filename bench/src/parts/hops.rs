@@ -33,8 +33,8 @@ use tokio::{
 
 use super::{add, answer, http};
 
-/// Bytes of a message, about as many as ours have: ten fields with two addresses.
-const MESSAGE_BYTES: usize = 480;
+/// Bytes of a message, about as many as ours have on the average: ten fields with two addresses.
+const MESSAGE_BYTES: usize = 400;
 /// Letters to publish in one pipeline, as ours.
 const PIPELINE_MAX: usize = 512;
 /// Letters that may wait. More than requests can be in flight.

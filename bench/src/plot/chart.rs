@@ -4,11 +4,11 @@
 use std::fmt::Write as _;
 
 const WIDTH: f64 = 900.0;
-const HEIGHT: f64 = 420.0;
+const HEIGHT: f64 = 440.0;
 /// Space beside the drawing: labels left and below, the legend right.
 const LEFT: f64 = 80.0;
 const RIGHT: f64 = 260.0;
-const TOP: f64 = 40.0;
+const TOP: f64 = 64.0;
 const BOTTOM: f64 = 50.0;
 /// Colours that people with any kind of colour vision can tell apart (Okabe and Ito).
 const COLOURS: [&str; 8] = [
@@ -128,7 +128,7 @@ pub(super) fn svg(title: &str, x: &Axis, y: &Axis, lines: &[Line]) -> String {
         12,
         &x.title,
     );
-    svg.text(8.0, TOP - 6.0, "start", 12, &y.title);
+    svg.text(8.0, TOP - 14.0, "start", 12, &y.title);
     for (number, line) in lines.iter().enumerate() {
         let colour = COLOURS[number % COLOURS.len()];
         let dashes = DASHES[number / COLOURS.len() % DASHES.len()];
@@ -219,10 +219,13 @@ fn round_step(step: f64) -> f64 {
     digit.unwrap_or(10.0) * power
 }
 
-fn label(value: f64) -> String {
-    crate::report::number(value)
-        .trim_end_matches(".00")
-        .to_owned()
+/// A tick's number; round ones without their zeros.
+pub(super) fn label(value: f64) -> String {
+    let text = crate::report::number(value);
+    match text.split_once('.') {
+        Some((whole, fraction)) if fraction.bytes().all(|digit| digit == b'0') => whole.to_owned(),
+        _ => text,
+    }
 }
 
 #[cfg(test)]

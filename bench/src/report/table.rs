@@ -1,7 +1,5 @@
 //! Reports as tables: aligned for the terminal, and in Markdown for documents. Both show the same.
 
-use std::fmt::Write as _;
-
 use super::{Better, Figure, Point, Report};
 
 /// For the terminal.
@@ -63,12 +61,12 @@ pub(crate) fn aligned(table: &[Vec<String>], texts: usize) -> String {
 
 /// For documents.
 pub(crate) fn markdown(report: &Report) -> String {
-    let mut text = format!("# {}\n\n{}\n", report.scenario, report.title);
     let machine = &report.machine;
-    write_line(
-        &mut text,
-        format_args!(
-            "\nMeasured {} at commit `{}` by `{}`; {}, {} cores, {} MiB, {}, Linux {}.",
+    let mut blocks = vec![
+        format!("# {}", report.scenario),
+        report.title.clone(),
+        format!(
+            "Measured {} at commit `{}` by `{}`; {}, {} cores, {} MiB, {}, Linux {}.",
             report.date,
             report.commit,
             report.command,
@@ -78,41 +76,31 @@ pub(crate) fn markdown(report: &Report) -> String {
             machine.system,
             machine.kernel
         ),
-    );
-    for (name, value) in &report.settings {
-        write_line(&mut text, format_args!("\n- {name}: {value}"));
-    }
+    ];
+    let settings = report
+        .settings
+        .iter()
+        .map(|(name, value)| format!("- {name}: {value}"));
+    blocks.push(settings.collect::<Vec<_>>().join("\n"));
     for table in tables(&report.points) {
-        text.push('\n');
-        for (number, row) in table.iter().enumerate() {
-            write_line(&mut text, format_args!("\n| {} |", row.join(" | ")));
-            if number == 0 {
-                let rule: Vec<_> = (0..row.len())
-                    .map(|column| if column < 2 { "---" } else { "---:" })
-                    .collect();
-                write_line(&mut text, format_args!("\n| {} |", rule.join(" | ")));
-            }
-        }
-        text.push('\n');
+        let row = |cells: &[String]| format!("| {} |", cells.join(" | "));
+        let rule: Vec<_> = (0..table[0].len())
+            .map(|column| if column < 2 { "---" } else { "---:" }.to_owned())
+            .collect();
+        let mut lines = vec![row(&table[0]), row(&rule)];
+        lines.extend(table[1..].iter().map(|cells| row(cells)));
+        blocks.push(lines.join("\n"));
     }
-    for finding in &report.findings {
-        write_line(&mut text, format_args!("\n{finding}\n"));
-    }
+    let findings = report.findings.iter().map(|finding| format!("- {finding}"));
+    blocks.push(findings.collect::<Vec<_>>().join("\n"));
     if !report.others.is_empty() {
-        write_line(
-            &mut text,
-            format_args!(
-                "\nThe same work by other programs:\n\n```sh\n{}\n```\n",
-                report.others.join("\n")
-            ),
-        );
+        let commands = report.others.join("\n");
+        blocks.push(format!(
+            "The same work by other programs:\n\n```sh\n{commands}\n```"
+        ));
     }
-    text
-}
-
-fn write_line(text: &mut String, line: std::fmt::Arguments<'_>) {
-    text.write_fmt(line)
-        .expect("a string takes what is written");
+    blocks.retain(|block| !block.is_empty());
+    blocks.join("\n\n") + "\n"
 }
 
 /// Points with the same figures share a table; what the work cost stands in one of its own.
