@@ -24,7 +24,7 @@ use crate::{
 };
 
 pub(crate) use alone::Alone;
-pub(crate) use binaries::{Binaries, cargo, target_folder, workspace};
+pub(crate) use binaries::{Binaries, cargo, cargo_bench, target_folder, workspace};
 pub(crate) use cost::{Cost, Spent};
 pub(crate) use database::Database;
 

@@ -8,7 +8,10 @@
 
 use std::{
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -134,9 +137,13 @@ async fn measure(
     Ok(per_second)
 }
 
-/// A record of a pure task that a backend has answered, with texts of its own.
+/// A record of a pure task that a backend has answered, with texts of its own. Ids grow, as the
+/// service's do: an index that is written at its end is another one than one that is written all over.
 fn record() -> Record {
-    let id = RecordId(rand::random());
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let mut id = *b"a process...";
+    id[8..].copy_from_slice(&COUNT.fetch_add(1, Ordering::Relaxed).to_be_bytes());
+    let id = RecordId(id);
     let address =
         |digit: &str, service: &str| Address::new(&digit.repeat(64), service).expect("it is one");
     Record {

@@ -30,6 +30,21 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
+/// Benchmarks of the crates. All of their crates are named, whichever are run: with others, cargo would
+/// choose other features for what they depend on and compile everything anew.
+pub(crate) fn cargo_bench(benches: &[&str]) -> Command {
+    let mut command = cargo();
+    command.args(["bench", "--quiet"]);
+    command.args(
+        ["shared", "frontend", "events-service"]
+            .iter()
+            .flat_map(|package| ["--package", package]),
+    );
+    command.args(benches.iter().flat_map(|bench| ["--bench", bench]));
+    command.arg("--");
+    command
+}
+
 /// Where our programs are.
 #[derive(Debug, Clone)]
 pub(crate) struct Binaries(pub(crate) PathBuf);
