@@ -288,7 +288,7 @@ impl From<Bodies> for Kind {
         match bodies {
             Bodies::One => Self::OneBody,
             Bodies::Distinct => Self::Distinct,
-            Bodies::EveryKind => Self::EveryKind,
+            Bodies::EveryKind => Self::EveryOperation,
         }
     }
 }

@@ -134,7 +134,7 @@ fn over_time(name: &str, points: &[&&Point]) -> String {
     let lines: Vec<Line> = points
         .iter()
         .map(|point| Line {
-            name: format!("{}", point.load),
+            name: point.load.clone(),
             points: middle(point)
                 .slices
                 .iter()

@@ -14,7 +14,7 @@ pub(crate) enum Kind {
     /// A body that was never asked before: the full path every time.
     Distinct,
     /// The operations in turn, each body asked once.
-    EveryKind,
+    EveryOperation,
 }
 
 impl fmt::Display for Kind {
@@ -23,7 +23,7 @@ impl fmt::Display for Kind {
             Self::Root => "GET /",
             Self::OneBody => "one body",
             Self::Distinct => "distinct bodies",
-            Self::EveryKind => "every kind of task",
+            Self::EveryOperation => "every kind of task",
         })
     }
 }
@@ -67,7 +67,7 @@ impl Questions {
                 .and_then(|()| answer(expected, format_args!("15"))),
             Kind::Distinct => write!(body, r#"{{"a1": {number}, "a2": 10}}"#)
                 .and_then(|()| answer(expected, format_args!("{}", number + 10))),
-            Kind::EveryKind => {
+            Kind::EveryOperation => {
                 let question = bodies::question(u32::try_from(number).unwrap_or(u32::MAX));
                 body.extend_from_slice(question.body.as_bytes());
                 answer(expected, format_args!("{}", question.result))

@@ -140,7 +140,7 @@ fn others(http: &str, kind: Kind, measuring: &Measuring) -> Vec<String> {
             format!("ab -k {loop_of} -t {seconds} -n 10000000 http://{http}/"),
             format!("oha -z {seconds}s {loop_of} http://{http}/"),
         ],
-        Kind::OneBody | Kind::Distinct | Kind::EveryKind => vec![
+        Kind::OneBody | Kind::Distinct | Kind::EveryOperation => vec![
             "# One body: answered from the log after the first time.".to_owned(),
             r#"echo '{"a1": 5, "a2": 10}' > body.json"#.to_owned(),
             format!(

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::{
     cli::AuditArgs,
-    deployment::{Database, cargo},
+    deployment::{Database, cargo_bench},
     report::{Better, Point},
 };
 
@@ -44,16 +44,7 @@ pub(crate) async fn run(args: &AuditArgs) -> Result<Found> {
         };
         settings.insert("mongo".to_owned(), format!("{}{sync}", database.program));
         let file = case.folder().join("audit.db");
-        let output = cargo()
-            .args([
-                "bench",
-                "--quiet",
-                "--package",
-                "events-service",
-                "--bench",
-                "audit",
-                "--",
-            ])
+        let output = cargo_bench(&["audit"])
             .args([
                 "--mongo",
                 &database.uri(),

@@ -13,61 +13,40 @@ use serde_json::Value;
 
 use crate::{
     cli::MicroArgs,
-    deployment::{cargo, target_folder},
+    deployment::{cargo_bench, target_folder},
     report::{Better, Point},
 };
 
 use super::Found;
 
-/// Crates and their benchmarks.
-const BENCHES: [(&str, &str); 3] = [
-    ("shared", "contract"),
-    ("shared", "placement"),
-    ("frontend", "edge"),
-];
+/// The benchmarks that criterion runs.
+const BENCHES: [&str; 3] = ["contract", "placement", "edge"];
 
 /// Runs them all.
 ///
 /// # Errors
 /// One does not compile or fails.
 pub(crate) async fn run(args: &MicroArgs) -> Result<Found> {
-    let mut points = Vec::new();
-    for (package, bench) in BENCHES {
-        let begun = SystemTime::now();
-        let status = cargo()
-            .args([
-                "bench",
-                "--quiet",
-                "--package",
-                package,
-                "--bench",
-                bench,
-                "--",
-                "--noplot",
-            ])
-            .args(["--measurement-time", &args.seconds.to_string()])
-            .args(["--warm-up-time", &(args.seconds / 3.0).to_string()])
-            .stdout(Stdio::null())
-            .stderr(Stdio::inherit())
-            .status()
-            .await
-            .context("start cargo")?;
-        ensure!(
-            status.success(),
-            "the benchmark {bench} of {package} failed"
-        );
-        points.extend(results(&target_folder().join("criterion"), begun, bench)?);
-    }
+    let begun = SystemTime::now();
+    let status = cargo_bench(&BENCHES)
+        .args(["--noplot", "--measurement-time", &args.seconds.to_string()])
+        .args(["--warm-up-time", &(args.seconds / 3.0).to_string()])
+        .stdout(Stdio::null())
+        .stderr(Stdio::inherit())
+        .status()
+        .await
+        .context("start cargo")?;
+    ensure!(status.success(), "a benchmark failed");
     Ok(Found {
         title: "Single operations, by criterion".to_owned(),
         settings: BTreeMap::from([("each".to_owned(), format!("{} s", args.seconds))]),
-        points,
+        points: results(&target_folder().join("criterion"), begun)?,
         ..Found::default()
     })
 }
 
 /// What criterion has written since.
-fn results(folder: &Path, since: SystemTime, bench: &str) -> Result<Vec<Point>> {
+fn results(folder: &Path, since: SystemTime) -> Result<Vec<Point>> {
     let mut points = Vec::new();
     for file in estimates(folder)? {
         if file.metadata()?.modified()? < since {
@@ -79,10 +58,10 @@ fn results(folder: &Path, since: SystemTime, bench: &str) -> Result<Vec<Point>> 
             Ok(serde_json::from_str(&text)?)
         };
         let (estimates, names) = (read(&file)?, read(&file.with_file_name("benchmark.json"))?);
-        let name = names["full_id"]
-            .as_str()
-            .context("a benchmark without a name")?;
-        let mut point = Point::new(bench, name);
+        let name = |field: &str| names[field].as_str().context("a benchmark without a name");
+        let (group, operation) = (name("group_id")?, name("full_id")?);
+        let operation = operation.strip_prefix(group).unwrap_or(operation);
+        let mut point = Point::new(group, operation.trim_start_matches('/'));
         let mean = &estimates["mean"];
         let nanos = |value: &Value| value.as_f64().context("no estimate");
         let interval = &mean["confidence_interval"];
@@ -96,7 +75,7 @@ fn results(folder: &Path, since: SystemTime, bench: &str) -> Result<Vec<Point>> 
         }
         points.push(point);
     }
-    points.sort_by(|one, other| one.load.cmp(&other.load));
+    points.sort_by(|one, other| (&one.series, &one.load).cmp(&(&other.series, &other.load)));
     Ok(points)
 }
 
