@@ -10,7 +10,7 @@ use std::{
 };
 
 use shared::{clock::Clock, contract::ContainerId, discovery::Roster, ops::Check};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -28,6 +28,9 @@ const ABANDONED_AFTER: Duration = Duration::from_secs(2);
 const _: () = assert!(
     ABANDONED_AFTER.as_millis() + SWEEP_EVERY.as_millis() + 1_000 < SETTLED_AFTER.as_millis()
 );
+/// A newcomer does not know yet who lives, and would close what they hold if its clock is ahead: all
+/// have announced themselves by then.
+const HEARS_FIRST: Duration = Duration::from_secs(3);
 /// First and longest wait while the log cannot be reached.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
@@ -55,6 +58,7 @@ impl Keeper {
     }
 
     async fn keep_forever(&self) {
+        let started = Instant::now();
         let mut is_prepared = false;
         let mut changed = self.is_up.subscribe();
         let mut backoff = BACKOFF.0;
@@ -67,7 +71,11 @@ impl Keeper {
             let outcome = match outcome {
                 Ok(()) => {
                     is_prepared = true;
-                    self.sweep().await
+                    if started.elapsed() < HEARS_FIRST {
+                        Ok(())
+                    } else {
+                        self.sweep().await
+                    }
                 }
                 Err(error) => Err(error),
             };
