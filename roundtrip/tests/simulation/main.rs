@@ -65,7 +65,7 @@ fn while_every_service_is_updated_no_request_fails() {
 }
 
 fn nothing_fails(scenario: Scenario) {
-    for seed in 0..seeds() / 10 {
+    for seed in 0..seeds() / 20 {
         let report = run(seed, scenario, true);
         let expected = ["division_by_zero", "result"];
         let mut ended = report.counts.ended.keys();

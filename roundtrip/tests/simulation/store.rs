@@ -2,7 +2,7 @@
 //! though the write took effect. What it writes and refuses is as the port's suite has it.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -34,6 +34,7 @@ pub(crate) struct Store {
 pub(crate) struct Records {
     by_id: HashMap<RecordId, Record>,
     by_request: HashMap<RequestId, RecordId>,
+    taken_over: HashSet<RecordId>,
 }
 
 /// One process's connection to it.
@@ -76,6 +77,11 @@ impl Store {
     /// All records.
     pub(crate) fn all(&self) -> Vec<Record> {
         self.records().by_id.values().cloned().collect()
+    }
+
+    /// Whether a record has changed hands.
+    pub(crate) fn was_taken_over(&self, id: RecordId) -> bool {
+        self.records().taken_over.contains(&id)
     }
 
     /// Whether some record fulfils this.
@@ -165,6 +171,7 @@ impl Records {
         match self.by_id.get_mut(&id) {
             Some(known) if known.end.is_none() && known.events_service.container == *from => {
                 known.events_service = by.clone();
+                self.taken_over.insert(id);
                 Written::Done
             }
             // It was taken in an earlier try.

@@ -87,12 +87,12 @@ fn question(dice: &mut Throw, n: u64) -> (&'static str, String, Right) {
     match dice.number(0..=9) {
         0..=3 => (
             "/task/PAYMENT/SLOW",
-            format!(r#"{{"n":{n}}}"#),
+            payment(n),
             Right::Result(format!("paid {n}")),
         ),
         4 => (
             "/task/PAYMENT/QUICK",
-            format!(r#"{{"n":{n}}}"#),
+            payment(n),
             Right::Result(format!("paid {n}")),
         ),
         5 => {
@@ -119,6 +119,11 @@ fn question(dice: &mut Throw, n: u64) -> (&'static str, String, Right) {
             ("/task", body, Right::Result("15".into()))
         }
     }
+}
+
+/// The body of a payment.
+pub(crate) fn payment(n: u64) -> String {
+    format!(r#"{{"n":{n}}}"#)
 }
 
 /// What backends have done that has an effect.
