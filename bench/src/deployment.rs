@@ -64,7 +64,8 @@ impl Servers {
     /// The processes, by name, for what they cost.
     pub(crate) fn processes(&mut self) -> Vec<(String, u32)> {
         let redis = self.redis.process().ok().and_then(|redis| redis.id());
-        let database = self.database.process.id();
+        let database = self.database.server.process().ok();
+        let database = database.and_then(|database| database.id());
         [("redis", redis), ("database", database)]
             .into_iter()
             .filter_map(|(name, id)| Some((name.to_owned(), id?)))

@@ -29,7 +29,12 @@ const BENCHES: [&str; 3] = ["contract", "placement", "edge"];
 pub(crate) async fn run(args: &MicroArgs) -> Result<Found> {
     let begun = SystemTime::now();
     let status = cargo_bench(&BENCHES)
-        .args(["--noplot", "--measurement-time", &args.seconds.to_string()])
+        .args([
+            "--noplot",
+            "--quiet",
+            "--measurement-time",
+            &args.seconds.to_string(),
+        ])
         .args(["--warm-up-time", &(args.seconds / 3.0).to_string()])
         .stdout(Stdio::null())
         .stderr(Stdio::inherit())
