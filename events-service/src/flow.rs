@@ -49,9 +49,9 @@ use crate::{
 /// write everything twice.
 const OPEN_AFTER: Duration = Duration::from_millis(100);
 
-/// A task is refused when the oldest write has waited for more than this share of its time: it is
-/// written twice at most, and has other things to do.
-const LOG_SHARE: u32 = 4;
+/// A task is refused when writes take more than this share of its time: it is written twice at most,
+/// and has other things to do.
+const LOG_SHARE: u32 = 3;
 
 /// Largest result: a document of MongoDB holds 16 MiB at most.
 pub(crate) const RESULT_BYTES_MAX: usize = 8 << 20;
@@ -92,6 +92,8 @@ pub(crate) struct Flow {
     /// When the writes that have not come back were queued, oldest first: they come back nearly in
     /// that order. As many as requests in flight at most.
     pub(crate) writes_waiting: VecDeque<Instant>,
+    /// From when it was queued until it came back.
+    pub(crate) last_write_took: Duration,
     pub(crate) lookups: mpsc::Sender<Lookup>,
     /// Whether the log may hold answers that are not in the cache.
     pub(crate) log_may_hold_answers: Arc<AtomicBool>,
@@ -179,13 +181,17 @@ impl Flow {
 
     /// Whether a task would spend too much of its time in the queue of the log. Without this, a log
     /// that is too slow is only ever given what is about to expire, and nothing is answered.
+    ///
+    /// Both the write that came back last and the oldest that has not must have taken too long: a log
+    /// that was away for a moment takes all that waits in its next batch, and is not behind. One that
+    /// stays away is told by the batch that is given up.
     fn log_is_behind(&self, due: Instant) -> bool {
         let left = due.saturating_duration_since(self.last_task);
-        let oldest = self.writes_waiting.front();
-        !left.is_zero()
-            && oldest.is_some_and(|queued| {
-                self.last_task.saturating_duration_since(*queued) > left / LOG_SHARE
-            })
+        let Some(oldest) = self.writes_waiting.front() else {
+            return false;
+        };
+        let waits = self.last_task.saturating_duration_since(*oldest);
+        !left.is_zero() && waits.min(self.last_write_took) > left / LOG_SHARE
     }
 
     /// The request is ours from now on: it ends, and its record with it.
@@ -452,7 +458,9 @@ impl Flow {
 
     /// The log has answered.
     pub(crate) fn log_answered(&mut self, outcome: batch::Outcome) {
-        self.writes_waiting.pop_front();
+        if let Some(queued) = self.writes_waiting.pop_front() {
+            self.last_write_took = queued.elapsed();
+        }
         self.written(outcome);
     }
 

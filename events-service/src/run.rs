@@ -162,6 +162,7 @@ pub async fn run(
         log: writer,
         log_is_up,
         writes_waiting: VecDeque::new(),
+        last_write_took: Duration::ZERO,
         lookups,
         log_may_hold_answers: log_may_hold_answers.clone(),
         answers: AnswerCache::new(),

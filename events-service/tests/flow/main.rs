@@ -320,24 +320,45 @@ async fn while_the_log_is_down_tasks_are_refused_and_afterwards_done() {
     assert_eq!(end.outcome, Outcome::Answered("15".into()));
 }
 
+/// Longer than a third of the usual deadline.
+const TOO_LONG: Duration = Duration::from_millis(1_800);
+
+/// Asks for a task whose open record the log keeps back for too long.
+async fn ask_of_a_slow_log(stage: &mut Stage, request: &str) {
+    stage.log.hold(true);
+    stage.ask(request, EFFECT, "{}").await;
+    tokio::time::sleep(TOO_LONG).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn while_the_log_is_behind_tasks_are_refused_at_once() {
     let mut stage = Stage::new().await;
     let mut backend = stage.backend("b1").await;
-    stage.log.hold(true);
-    stage.ask("r1", EFFECT, "{}").await;
-    tokio::time::sleep(Duration::from_millis(1_300)).await;
+    ask_of_a_slow_log(&mut stage, "r1").await;
+    stage.log.hold(false);
+    let first = backend.dispatch().await;
+    ask_of_a_slow_log(&mut stage, "r2").await;
     let asked = tokio::time::Instant::now();
-    stage.ask("r2", EFFECT, "{}").await;
-    assert_eq!(stage.failure("r2").await, FailureCode::Overloaded);
+    stage.ask("r3", EFFECT, "{}").await;
+    assert_eq!(stage.failure("r3").await, FailureCode::Overloaded);
     assert!(asked.elapsed() < Duration::from_millis(20));
     stage.log.hold(false);
-    for request in ["r1", "r3"] {
-        if request == "r3" {
-            stage.ask(request, EFFECT, "{}").await;
-        }
+    backend.answer(&first, Ended::Final("paid".into())).await;
+    assert_eq!(stage.reply("r1").await, Ended::Final("paid".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_was_away_for_a_moment_is_waited_for() {
+    let mut stage = Stage::new().await;
+    let mut backend = stage.backend("b1").await;
+    ask_of_a_slow_log(&mut stage, "r1").await;
+    stage.ask("r2", EFFECT, "{}").await;
+    stage.log.hold(false);
+    for _ in 0..2 {
         let dispatch = backend.dispatch().await;
         backend.answer(&dispatch, Ended::Final("paid".into())).await;
+    }
+    for request in ["r1", "r2"] {
         assert_eq!(stage.reply(request).await, Ended::Final("paid".into()));
     }
 }
