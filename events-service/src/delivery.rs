@@ -10,6 +10,7 @@ use shared::{
     contract::{FailureCode, RecordId},
     discovery::Roster,
     outbox::Undelivered,
+    repeats::silent_after,
 };
 use tokio::time::Instant;
 
@@ -18,13 +19,9 @@ use crate::{
     flow::{Flow, Tag, Timer},
 };
 
-/// A backend is silent when it has not answered within this share of the time that is left.
-const SILENT_SHARE: u32 = 3;
 /// Dispatches of one work at most, but for those that nobody was there to take: the shares become
 /// short towards the deadline.
 const ATTEMPTS_MAX: u32 = 4;
-/// But it is given at least so long.
-const SILENT_AFTER_MIN: Duration = Duration::from_millis(100);
 
 impl Flow {
     /// Chooses a backend for a work and dispatches it; ends the work where there is none.
@@ -185,7 +182,7 @@ impl Flow {
             .get(&id)
             .and_then(|work| self.in_flight.due(work));
         let left = due.map(|due| due.saturating_duration_since(Instant::now()));
-        (left.unwrap_or_default() / SILENT_SHARE).max(SILENT_AFTER_MIN)
+        silent_after(left.unwrap_or_default())
     }
 }
 

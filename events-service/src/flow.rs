@@ -6,7 +6,6 @@
 //! nowhere is in [`delivery`](crate::delivery).
 
 use std::{
-    collections::VecDeque,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
@@ -22,7 +21,7 @@ use shared::{
     object_ids::ObjectIds,
     outbox::{Letter, Outbox},
     placement::Placement,
-    retry_budget::RetryBudget,
+    repeats::RetryBudget,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -48,10 +47,6 @@ use crate::{
 /// have ended. Several times the latency under full load, so that a busy system does not begin to
 /// write everything twice.
 const OPEN_AFTER: Duration = Duration::from_millis(100);
-
-/// A task is refused when writes take more than this share of its time: it is written twice at most,
-/// and has other things to do.
-const LOG_SHARE: u32 = 3;
 
 /// Largest result: a document of MongoDB holds 16 MiB at most.
 pub(crate) const RESULT_BYTES_MAX: usize = 8 << 20;
@@ -89,11 +84,6 @@ pub(crate) struct Flow {
     pub(crate) link: watch::Receiver<Link>,
     pub(crate) log: LogWriter,
     pub(crate) log_is_up: watch::Receiver<bool>,
-    /// When the writes that have not come back were queued, oldest first: they come back nearly in
-    /// that order. As many as requests in flight at most.
-    pub(crate) writes_waiting: VecDeque<Instant>,
-    /// From when it was queued until it came back.
-    pub(crate) last_write_took: Duration,
     pub(crate) lookups: mpsc::Sender<Lookup>,
     /// Whether the log may hold answers that are not in the cache.
     pub(crate) log_may_hold_answers: Arc<AtomicBool>,
@@ -150,7 +140,8 @@ impl Flow {
         if let Some(timeout) = map.and_then(|map| map.timeout) {
             due = due.min(Instant::now() + timeout);
         }
-        if self.log_is_behind(due) {
+        let left = due.saturating_duration_since(self.last_task);
+        if self.log.is_behind(self.last_task, left) {
             let detail = "the audit log takes records more slowly than tasks come";
             return self.refuse(&task, Failure::new(FailureCode::Overloaded, detail));
         }
@@ -177,21 +168,6 @@ impl Flow {
             Some(map) if is_pure => self.answer_or_work(id, &map.service),
             Some(map) => self.work(vec![id], None, map.service.clone()),
         }
-    }
-
-    /// Whether a task would spend too much of its time in the queue of the log. Without this, a log
-    /// that is too slow is only ever given what is about to expire, and nothing is answered.
-    ///
-    /// Both the write that came back last and the oldest that has not must have taken too long: a log
-    /// that was away for a moment takes all that waits in its next batch, and is not behind. One that
-    /// stays away is told by the batch that is given up.
-    fn log_is_behind(&self, due: Instant) -> bool {
-        let left = due.saturating_duration_since(self.last_task);
-        let Some(oldest) = self.writes_waiting.front() else {
-            return false;
-        };
-        let waits = self.last_task.saturating_duration_since(*oldest);
-        !left.is_zero() && waits.min(self.last_write_took) > left / LOG_SHARE
     }
 
     /// The request is ours from now on: it ends, and its record with it.
@@ -447,9 +423,7 @@ impl Flow {
 
     pub(crate) fn write(&mut self, write: Write) {
         let id = write.id();
-        if self.log.write(write).is_ok() {
-            self.writes_waiting.push_back(Instant::now());
-        } else {
+        if self.log.write(write).is_err() {
             self.written((id, None));
         }
     }
@@ -457,11 +431,11 @@ impl Flow {
     // 5. The reply.
 
     /// The log has answered.
-    pub(crate) fn log_answered(&mut self, outcome: batch::Outcome) {
-        if let Some(queued) = self.writes_waiting.pop_front() {
-            self.last_write_took = queued.elapsed();
-        }
-        self.written(outcome);
+    pub(crate) fn log_answered(&mut self, outcomes: Vec<batch::Outcome>) {
+        self.log.came_back(outcomes.len());
+        outcomes
+            .into_iter()
+            .for_each(|outcome| self.written(outcome));
     }
 
     /// What became of a write.

@@ -1,7 +1,6 @@
 //! Running an events service: as a part of a process, and as a process of its own.
 
 use std::{
-    collections::VecDeque,
     process::ExitCode,
     sync::{
         Arc,
@@ -21,7 +20,7 @@ use shared::{
     ops::{self, Check, Ops, Readiness},
     outbox::{Undelivered, outbox},
     placement::Placement,
-    retry_budget::RetryBudget,
+    repeats::RetryBudget,
     settings, shutdown, telemetry,
 };
 use tokio::{
@@ -161,8 +160,6 @@ pub async fn run(
         link: node.bus.link(),
         log: writer,
         log_is_up,
-        writes_waiting: VecDeque::new(),
-        last_write_took: Duration::ZERO,
         lookups,
         log_may_hold_answers: log_may_hold_answers.clone(),
         answers: AnswerCache::new(),
@@ -250,9 +247,7 @@ async fn serve(mut flow: Flow, mut inputs: Inputs, draining: &Draining, stop: Ca
                 }
                 messages.drain(..).for_each(|message| flow.hear(&message.payload));
             }
-            Some(written) = inputs.written.recv() => {
-                written.into_iter().for_each(|outcome| flow.log_answered(outcome));
-            }
+            Some(written) = inputs.written.recv() => flow.log_answered(written),
             Some(found) = inputs.found.recv() => {
                 found.into_iter().for_each(|found| flow.found(found));
             }

@@ -20,7 +20,7 @@ fn classification(criterion: &mut Criterion) {
 fn task(number: u64) -> Arc<Task> {
     let address =
         |digit: &str, service: &str| Address::new(&digit.repeat(64), service).expect("it is one");
-    let request_id: RequestId = format!("{number:032x}").parse().expect("it is an id");
+    let request_id: RequestId = format!("{number:024x}").parse().expect("it is an id");
     Arc::new(Task {
         request_id,
         from: address("a", "app_frontend"),

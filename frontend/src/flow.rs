@@ -20,7 +20,7 @@ use shared::{
     discovery::{EVENTS_KEYWORD, Member, Roster},
     outbox::{Letter, Outbox, Undelivered},
     placement::Placement,
-    retry_budget::RetryBudget,
+    repeats::{RetryBudget, silent_after},
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -37,10 +37,6 @@ use crate::{
 
 /// Messages taken at one wake-up.
 const BATCH_MAX: usize = 256;
-/// An events service is silent when it has not answered within this share of the time that is left.
-const SILENT_SHARE: u32 = 3;
-/// But it is given at least so long.
-const SILENT_AFTER_MIN: Duration = Duration::from_millis(100);
 /// How often a request is offered, when nobody answers.
 const OFFERS_MAX: u32 = 3;
 
@@ -125,7 +121,7 @@ impl Flow {
     ) -> Option<Ended> {
         for _ in 1..OFFERS_MAX {
             let left = due.saturating_duration_since(Instant::now());
-            let silent_at = Instant::now() + (left / SILENT_SHARE).max(SILENT_AFTER_MIN);
+            let silent_at = Instant::now() + silent_after(left);
             if silent_at >= due {
                 break;
             }

@@ -14,7 +14,7 @@ use shared::{
     ops::{self, Check, Ops, Readiness},
     outbox::outbox,
     placement::Placement,
-    retry_budget::RetryBudget,
+    repeats::RetryBudget,
     settings, shutdown, telemetry,
 };
 use tokio::{

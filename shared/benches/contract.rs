@@ -27,9 +27,8 @@ impl Messages {
         let events_service = address("b", "app_events-service");
         let backend = address("c", "app_backend");
         let record_id = RecordId(*b"twelve bytes");
-        let request_id: shared::contract::RequestId = "c6c3a467dbd90b470000000000000005"
-            .parse()
-            .expect("it is an id");
+        let request_id: shared::contract::RequestId =
+            "6b06e32079eaeeb671b39638".parse().expect("it is an id");
         Self {
             task: Task {
                 request_id: request_id.clone(),

@@ -17,7 +17,7 @@ pub mod object_ids;
 pub mod ops;
 pub mod outbox;
 pub mod placement;
-pub mod retry_budget;
+pub mod repeats;
 pub mod settings;
 pub mod shutdown;
 pub mod telemetry;

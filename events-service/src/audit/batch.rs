@@ -33,10 +33,19 @@ const HALF_WRITTEN_MAX: usize = 8_192;
 /// What became of a write: `None` when the log could not be written.
 pub type Outcome = (RecordId, Option<Written>);
 
-/// Takes writes; [`GroupCommit::run`] makes them durable.
-#[derive(Debug, Clone)]
+/// A log is behind when writes take more than this share of a task's time: the task is written twice
+/// at most, and has other things to do.
+const BEHIND_SHARE: u32 = 3;
+
+/// Takes writes; [`GroupCommit::run`] makes them durable. One owner.
+#[derive(Debug)]
 pub struct LogWriter {
     queue: mpsc::Sender<Write>,
+    /// When the writes that have not come back were queued, oldest first: they come back nearly in
+    /// that order. As many as the queue and the batches under way hold.
+    waiting: VecDeque<Instant>,
+    /// How long the write took that came back last.
+    last_took: Duration,
 }
 
 /// The log has more to write than it can take.
@@ -49,8 +58,33 @@ impl LogWriter {
     ///
     /// # Errors
     /// [`Full`]; it is not written.
-    pub fn write(&self, write: Write) -> Result<(), Full> {
-        self.queue.try_send(write).map_err(|_| Full)
+    pub fn write(&mut self, write: Write) -> Result<(), Full> {
+        self.queue.try_send(write).map_err(|_| Full)?;
+        self.waiting.push_back(Instant::now());
+        Ok(())
+    }
+
+    /// So many writes have come back.
+    pub fn came_back(&mut self, count: usize) {
+        let count = count.min(self.waiting.len());
+        if let Some(queued) = self.waiting.drain(..count).next_back() {
+            self.last_took = queued.elapsed();
+        }
+    }
+
+    /// Whether a task that has so much time left would spend too much of it waiting for the log.
+    /// Without this, a log that is too slow is only ever given what is about to expire, and nothing
+    /// is answered.
+    ///
+    /// Both the write that came back last and the oldest that has not must have taken too long: a log
+    /// that was away for a moment takes all that waits in its next batch, and is not behind. One that
+    /// stays away is told by the batch that is given up.
+    pub fn is_behind(&self, now: Instant, left: Duration) -> bool {
+        let Some(oldest) = self.waiting.front() else {
+            return false;
+        };
+        let waits = now.saturating_duration_since(*oldest);
+        !left.is_zero() && waits.min(self.last_took) > left / BEHIND_SHARE
     }
 }
 
@@ -93,7 +127,12 @@ pub fn group_commit(
         batch_size,
         failures,
     };
-    (LogWriter { queue: sender }, commit)
+    let writer = LogWriter {
+        queue: sender,
+        waiting: VecDeque::new(),
+        last_took: Duration::ZERO,
+    };
+    (writer, commit)
 }
 
 impl GroupCommit {
