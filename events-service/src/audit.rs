@@ -170,15 +170,18 @@ pub enum Write {
     Insert(Record),
     /// Ends a record that was inserted as open. `end` must be set.
     Complete(Record),
-    /// An open record whose events service has died becomes another one's: a compare-and-set on
-    /// the events service, so that of several only one takes it.
-    TakeOver {
+    /// Says anew who is at work on an open record: another events service takes it from one that has
+    /// died, or its holder asks another backend. A compare-and-set on the events service, so that of
+    /// several only one gets it.
+    Reassign {
         /// The record.
         id: RecordId,
         /// Who held it.
         from: ContainerId,
-        /// Who takes it.
+        /// Who holds it from now on.
         by: Address,
+        /// The backend that is asked from now on; `None` leaves what stands there.
+        backend: Option<Address>,
     },
 }
 
@@ -187,7 +190,7 @@ impl Write {
     pub fn id(&self) -> RecordId {
         match self {
             Write::Insert(record) | Write::Complete(record) => record.id,
-            Write::TakeOver { id, .. } => *id,
+            Write::Reassign { id, .. } => *id,
         }
     }
 }
@@ -198,7 +201,7 @@ pub enum Written {
     /// As asked.
     Done,
     /// The record had ended before, does not exist, or is no longer held by whom it was to be taken
-    /// over from: nothing was changed.
+    /// from: nothing was changed.
     AlreadyEnded,
     /// The request has a record already, written by another events service or ended otherwise:
     /// nothing was written.

@@ -15,7 +15,7 @@ use shared::{
 use tokio::time::Instant;
 
 use crate::{
-    flights::Work,
+    flights::{Stored, Work},
     flow::{Flow, Tag, Timer},
 };
 
@@ -57,7 +57,9 @@ impl Flow {
         let Some(work) = self.in_flight.works.get_mut(&id) else {
             return;
         };
-        if work.attempts != attempt {
+        let stored = self.in_flight.flights.get(&id).map(|flight| flight.stored);
+        if work.attempts != attempt || stored == Some(Stored::Moving) {
+            // It is on its way to another one already.
             return;
         }
         if let Some(backend) = work.backend.take() {

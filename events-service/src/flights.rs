@@ -37,6 +37,8 @@ pub(crate) enum Stored {
     Open,
     /// Open, and being taken over from an events service that has died.
     TakingOver,
+    /// Open, and being written to be at another backend.
+    Moving,
     /// Being written as ended.
     Ending,
 }

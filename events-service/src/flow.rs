@@ -14,8 +14,8 @@ use shared::{
     bus::Link,
     clock::Clock,
     contract::{
-        Address, Addressee, Dispatch, Ended, EventMessage, Failure, FailureCode, RecordId,
-        Rejected, Reply, RequestId, Task, TaskResult, excerpt, normalize_result,
+        Address, Addressee, ContainerId, Dispatch, Ended, EventMessage, Failure, FailureCode,
+        RecordId, Rejected, Reply, RequestId, Task, TaskResult, excerpt, normalize_result,
     },
     discovery::Roster,
     object_ids::ObjectIds,
@@ -263,7 +263,8 @@ impl Flow {
     }
 
     /// Publishes a dispatch to the backend that was chosen, and waits for so long. A task that is
-    /// not pure is dispatched only when its open record is durable.
+    /// not pure is dispatched only when its open record is durable and names that backend: whoever
+    /// takes the record over has to ask there.
     pub(crate) fn dispatch(&mut self, id: RecordId, silent_after: Duration) {
         let Some(work) = self.in_flight.works.get(&id) else {
             return;
@@ -274,10 +275,11 @@ impl Flow {
         };
         match flight.stored {
             _ if flight.record.pure => {}
+            Stored::Open if !is_at(&flight.record, work) => return self.reassign(id, None),
             Stored::Open => {}
             Stored::Not => return self.open(id),
             // `opened` follows.
-            Stored::Opening | Stored::TakingOver | Stored::Ending => return,
+            Stored::Opening | Stored::TakingOver | Stored::Moving | Stored::Ending => return,
         }
         let Some(work) = self.in_flight.works.get_mut(&id) else {
             return;
@@ -316,6 +318,31 @@ impl Flow {
             // It counts as silent: sent again in time, or failed at the deadline.
             self.metrics.dropped("outbox_full");
         }
+    }
+
+    /// Writes which backend an open record is at, and whose it is: ours, taken `from` another events
+    /// service where there is one.
+    pub(crate) fn reassign(&mut self, id: RecordId, from: Option<ContainerId>) {
+        let (Some(flight), Some(work)) = (
+            self.in_flight.flights.get_mut(&id),
+            self.in_flight.works.get(&id),
+        ) else {
+            return;
+        };
+        let by = self.me.address().clone();
+        let backend = work.backend.as_ref().map(|member| member.address.clone());
+        flight.record.progress.backend = backend.clone();
+        flight.stored = match from {
+            Some(_) => Stored::TakingOver,
+            None => Stored::Moving,
+        };
+        let from = from.unwrap_or_else(|| by.container.clone());
+        self.write(Write::Reassign {
+            id,
+            from,
+            by,
+            backend,
+        });
     }
 
     // 4. The result.
@@ -415,7 +442,7 @@ impl Flow {
             Stored::Not => Write::Insert(flight.record.clone()),
             Stored::Open => Write::Complete(flight.record.clone()),
             // Completed when the opening is durable.
-            Stored::Opening | Stored::TakingOver | Stored::Ending => return,
+            Stored::Opening | Stored::TakingOver | Stored::Moving | Stored::Ending => return,
         };
         flight.stored = Stored::Ending;
         self.write(write);
@@ -446,7 +473,7 @@ impl Flow {
         let was = flight.stored;
         match written {
             Some(Written::Done) => match was {
-                Stored::Opening => {
+                Stored::Opening | Stored::Moving => {
                     flight.stored = Stored::Open;
                     self.opened(id);
                 }
@@ -576,4 +603,10 @@ impl Flow {
             self.metrics.dropped("outbox_full");
         }
     }
+}
+
+/// Whether the record names the backend that the work is at.
+fn is_at(record: &Record, work: &Work) -> bool {
+    let backend = work.backend.as_ref().map(|member| &member.address);
+    backend == record.progress.backend.as_ref()
 }

@@ -12,7 +12,7 @@ use shared::contract::{Address, ContainerId, Ended, Failure, FailureCode, Record
 
 use crate::{
     answers::{Found, Known, Lookup},
-    audit::{Answer, Outcome, Question, Record, Status, StoredRecord, Write},
+    audit::{Answer, Outcome, Question, Record, Status, StoredRecord},
     flights::Stored,
     flow::Flow,
 };
@@ -139,12 +139,7 @@ impl Flow {
                 self.placement.done(&other.address.container);
             }
         }
-        let Some(flight) = self.in_flight.flights.get_mut(&id) else {
-            return;
-        };
-        flight.stored = Stored::TakingOver;
-        let by = self.me.address().clone();
-        self.write(Write::TakeOver { id, from, by });
+        self.reassign(id, Some(from));
     }
 
     /// An open record of another is ours now.

@@ -194,7 +194,7 @@ impl GroupCommit {
     fn keep(&mut self, writes: Vec<Write>) {
         let ends = writes.into_iter().filter(|write| match write {
             Write::Insert(record) | Write::Complete(record) => record.end.is_some(),
-            Write::TakeOver { .. } => false,
+            Write::Reassign { .. } => false,
         });
         self.half_written.extend(ends);
         let over = self.half_written.len().saturating_sub(HALF_WRITTEN_MAX);

@@ -503,6 +503,29 @@ async fn a_task_with_an_effect_has_its_backend_in_its_open_record() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_open_record_names_the_backend_that_a_task_with_an_effect_went_to_in_the_end() {
+    let mut stage = Stage::new().await;
+    stage.ghost("b0").await;
+    stage.ghost("b1").await;
+    let mut backend = stage.backend("b2").await;
+    for n in 0..10 {
+        let request = format!("r{n}");
+        stage.ask(&request, EFFECT, "{}").await;
+        let dispatch = backend.dispatch().await;
+        // Whoever takes the record over will ask where the task has run.
+        let all = stage.log.all();
+        let record = all
+            .into_iter()
+            .find(|record| record.id == dispatch.record_id);
+        let record = record.unwrap();
+        let asked = record.progress.backend.unwrap();
+        assert_eq!((asked.container.as_str(), record.end), ("b2", None));
+        backend.answer(&dispatch, Ended::Final("done".into())).await;
+        assert_eq!(stage.reply(&request).await, Ended::Final("done".into()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn repeats_stay_within_a_tenth_of_the_dispatches() {
     let mut stage = Stage::new().await;
     let mut backends = vec![stage.backend("b1").await, stage.backend("b2").await];

@@ -50,10 +50,19 @@ impl Records {
         }
     }
 
-    fn take_over(&mut self, id: RecordId, from: &ContainerId, by: &Address) -> Written {
+    fn reassign(
+        &mut self,
+        id: RecordId,
+        from: &ContainerId,
+        by: &Address,
+        backend: Option<&Address>,
+    ) -> Written {
         match self.by_id.get_mut(&id) {
             Some(known) if known.end.is_none() && known.events_service.container == *from => {
                 known.events_service = by.clone();
+                if let Some(backend) = backend {
+                    known.progress.backend = Some(backend.clone());
+                }
                 Written::Done
             }
             _ => Written::AlreadyEnded,
@@ -155,7 +164,12 @@ impl AuditLog for MemoryLog {
                 records.insert(record)
             }
             Write::Complete(record) => records.complete(record),
-            Write::TakeOver { id, from, by } => records.take_over(*id, from, by),
+            Write::Reassign {
+                id,
+                from,
+                by,
+                backend,
+            } => records.reassign(*id, from, by, backend.as_ref()),
         });
         Ok(written.collect())
     }

@@ -67,6 +67,7 @@ macro_rules! audit_suite {
             a_request_has_one_record
             a_request_has_one_record_also_under_one_id
             an_open_record_is_taken_over_once
+            an_open_record_says_which_backend_is_asked
             texts_are_stored_once
             a_failed_record_says_why
             records_past_their_deadline_are_closed

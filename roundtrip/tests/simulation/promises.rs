@@ -15,7 +15,7 @@ use crate::{
     history::History,
     run::{Answered, Outcome, Report},
     store::Store,
-    work::{Ask, Effect, Effects, Right, payment},
+    work::{Ask, Effect, Effects, Right},
 };
 
 /// What runs have in them, summed up.
@@ -77,12 +77,7 @@ pub(crate) async fn report(
         violations.extend(broken_to_caller(answered, &records));
     }
     violations.extend(broken_by_records(&records));
-    violations.extend(broken_by_effects(
-        deployment,
-        &records,
-        &effects.all(),
-        &mut counts,
-    ));
+    violations.extend(broken_by_effects(deployment, &effects.all(), &mut counts));
     violations.extend(broken_by_dispatches(deployment, &mut counts));
     for door in deployment.open_doors() {
         violations.extend(broken_in_ledger(&door, &answered).await);
@@ -145,22 +140,13 @@ fn broken_by_records(records: &[Record]) -> Vec<String> {
 
 /// Nothing with an effect runs unrecorded, and it runs twice only where its backend died or could
 /// not be reached in between.
-///
-/// A gap that is known: the record names the backend that was chosen first. If that one was gone,
-/// the task went to another, and then its events service died as well, then whoever takes the record
-/// over does not know of the other, and asks a third.
 fn broken_by_effects(
     deployment: &Deployment,
-    records: &[Record],
     effects: &HashMap<u64, Vec<Effect>>,
     counts: &mut Counts,
 ) -> Vec<String> {
     let mut broken = Vec::new();
     let troubles = deployment.troubles();
-    let was_taken_over = |n: u64| {
-        let mut own = records.iter().filter(|record| record.body == payment(n));
-        own.any(|record| deployment.store.was_taken_over(record.id))
-    };
     for (n, effects) in effects {
         if effects.iter().any(|effect| !effect.was_recorded) {
             broken.push(format!("payment {n} was made unrecorded: {effects:?}"));
@@ -173,12 +159,7 @@ fn broken_by_effects(
         for pair in effects.windows(2) {
             let mut before = troubles.iter().filter(|trouble| trouble.at <= pair[1].at);
             let is_own = |trouble: &Trouble| trouble.process == pair[0].backend;
-            let is_of_first = |trouble: &Trouble| trouble.process.starts_with("backend");
-            let is_explained = match was_taken_over(*n) {
-                false => before.any(is_own),
-                true => before.any(|trouble| is_own(trouble) || is_of_first(trouble)),
-            };
-            if !is_explained {
+            if !before.any(is_own) {
                 broken.push(format!("payment {n} was made twice: {effects:?}"));
             }
         }

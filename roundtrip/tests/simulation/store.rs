@@ -2,7 +2,7 @@
 //! though the write took effect. What it writes and refuses is as the port's suite has it.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -34,7 +34,6 @@ pub(crate) struct Store {
 pub(crate) struct Records {
     by_id: HashMap<RecordId, Record>,
     by_request: HashMap<RequestId, RecordId>,
-    taken_over: HashSet<RecordId>,
 }
 
 /// One process's connection to it.
@@ -77,11 +76,6 @@ impl Store {
     /// All records.
     pub(crate) fn all(&self) -> Vec<Record> {
         self.records().by_id.values().cloned().collect()
-    }
-
-    /// Whether a record has changed hands.
-    pub(crate) fn was_taken_over(&self, id: RecordId) -> bool {
-        self.records().taken_over.contains(&id)
     }
 
     /// Whether some record fulfils this.
@@ -129,7 +123,12 @@ impl Records {
         match write {
             Write::Insert(record) => self.insert(record),
             Write::Complete(record) => self.complete(record),
-            Write::TakeOver { id, from, by } => self.take_over(*id, from, by),
+            Write::Reassign {
+                id,
+                from,
+                by,
+                backend,
+            } => self.reassign(*id, from, by, backend.as_ref()),
         }
     }
 
@@ -167,11 +166,19 @@ impl Records {
         }
     }
 
-    fn take_over(&mut self, id: RecordId, from: &ContainerId, by: &Address) -> Written {
+    fn reassign(
+        &mut self,
+        id: RecordId,
+        from: &ContainerId,
+        by: &Address,
+        backend: Option<&Address>,
+    ) -> Written {
         match self.by_id.get_mut(&id) {
             Some(known) if known.end.is_none() && known.events_service.container == *from => {
                 known.events_service = by.clone();
-                self.taken_over.insert(id);
+                if let Some(backend) = backend {
+                    known.progress.backend = Some(backend.clone());
+                }
                 Written::Done
             }
             // It was taken in an earlier try.
@@ -256,8 +263,14 @@ fn told(write: &Write) -> String {
     let (kind, record) = match write {
         Write::Insert(record) => ("inserts", record),
         Write::Complete(record) => ("completes", record),
-        Write::TakeOver { id, from, by } => {
-            return format!("{} takes {id} over from {from}", by.container);
+        Write::Reassign {
+            id,
+            from,
+            by,
+            backend,
+        } => {
+            let by = &by.container;
+            return format!("{by} takes {id} from {from} and asks {backend:?}");
         }
     };
     let (id, by) = (record.id, &record.events_service.container);

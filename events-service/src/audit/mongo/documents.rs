@@ -99,8 +99,13 @@ pub(super) fn completion(record: &Record, ended: &End, response: Option<TextId>)
     statement(which, fields)
 }
 
-/// A statement of an `update` command: gives an open record of one events service to another.
-pub(super) fn take_over(id: RecordId, from: &ContainerId, by: &Address) -> RawDocumentBuf {
+/// A statement of an `update` command: says anew who is at work on an open record of `from`.
+pub(super) fn reassign(
+    id: RecordId,
+    from: &ContainerId,
+    by: &Address,
+    backend: Option<&Address>,
+) -> RawDocumentBuf {
     let mut which = RawDocumentBuf::new();
     which.append(cstr!("_id"), ObjectId::from_bytes(id.0));
     which.append(cstr!("status"), Status::Open.as_str());
@@ -108,6 +113,10 @@ pub(super) fn take_over(id: RecordId, from: &ContainerId, by: &Address) -> RawDo
     let mut fields = RawDocumentBuf::new();
     fields.append(cstr!("serviceContainerId"), by.container.as_str());
     fields.append(cstr!("serviceContainerService"), by.service.as_str());
+    if let Some(backend) = backend {
+        fields.append(cstr!("toContainerId"), backend.container.as_str());
+        fields.append(cstr!("toContainerService"), backend.service.as_str());
+    }
     statement(which, fields)
 }
 

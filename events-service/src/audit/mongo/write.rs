@@ -149,12 +149,12 @@ impl MongoAuditLog {
                 {
                     Written::Done
                 }
-                Write::TakeOver { by, .. }
+                Write::Reassign { by, .. }
                     if stored.is_some_and(|s| is_open(s) && is_held_by(s, &by.container)) =>
                 {
                     Written::Done
                 }
-                Write::Complete(_) | Write::TakeOver { .. } => Written::AlreadyEnded,
+                Write::Complete(_) | Write::Reassign { .. } => Written::AlreadyEnded,
             };
         }
         Ok(())
@@ -210,8 +210,14 @@ impl Plan {
                             .push((n, documents::completion(record, end, response)));
                     }
                 }
-                Write::TakeOver { id, from, by } => {
-                    plan.updates.push((n, documents::take_over(*id, from, by)));
+                Write::Reassign {
+                    id,
+                    from,
+                    by,
+                    backend,
+                } => {
+                    let statement = documents::reassign(*id, from, by, backend.as_ref());
+                    plan.updates.push((n, statement));
                 }
             }
         }

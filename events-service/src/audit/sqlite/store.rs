@@ -103,8 +103,10 @@ update tasks set
     answeredFromId = :answeredFrom
 where _id = :id and status = 'open'";
 
-const TAKE_OVER_TASK: &str = "
-update tasks set serviceContainerId = :by, serviceContainerService = :byService
+const REASSIGN_TASK: &str = "
+update tasks set serviceContainerId = :by, serviceContainerService = :byService,
+    toContainerId = coalesce(:backend, toContainerId),
+    toContainerService = coalesce(:backendService, toContainerService)
 where _id = :id and status = 'open' and serviceContainerId = :from";
 
 const INSERT_REQUEST: &str =
@@ -264,7 +266,12 @@ impl Store {
                             None => Written::AlreadyEnded,
                         }
                     }
-                    Write::TakeOver { id, from, by } => statements.take_over(*id, from, by)?,
+                    Write::Reassign {
+                        id,
+                        from,
+                        by,
+                        backend,
+                    } => statements.reassign(*id, from, by, backend.as_ref())?,
                 });
             }
         }
@@ -335,7 +342,7 @@ struct Statements<'c> {
     complete: CachedStatement<'c>,
     request: CachedStatement<'c>,
     response: CachedStatement<'c>,
-    take_over: CachedStatement<'c>,
+    reassign: CachedStatement<'c>,
     stored: CachedStatement<'c>,
 }
 
@@ -346,7 +353,7 @@ impl<'c> Statements<'c> {
             complete: connection.prepare_cached(COMPLETE_TASK)?,
             request: connection.prepare_cached(INSERT_REQUEST)?,
             response: connection.prepare_cached(INSERT_RESPONSE)?,
-            take_over: connection.prepare_cached(TAKE_OVER_TASK)?,
+            reassign: connection.prepare_cached(REASSIGN_TASK)?,
             stored: connection.prepare_cached(
                 "select status, toReceivedTime, toResponseBodyId, serviceContainerId
                  from tasks where _id = ?1",
@@ -461,18 +468,21 @@ impl<'c> Statements<'c> {
         })
     }
 
-    fn take_over(
+    fn reassign(
         &mut self,
         id: RecordId,
         from: &ContainerId,
         by: &Address,
+        backend: Option<&Address>,
     ) -> rusqlite::Result<Written> {
         let id = id.to_string();
-        let taken = self.take_over.execute(named_params! {
+        let taken = self.reassign.execute(named_params! {
             ":id": id,
             ":from": from.as_str(),
             ":by": by.container.as_str(),
             ":byService": by.service.as_str(),
+            ":backend": backend.map(|backend| backend.container.as_str()),
+            ":backendService": backend.map(|backend| backend.service.as_str()),
         })?;
         // Or it was taken in an earlier try whose outcome was not known.
         let is_ours = taken == 1

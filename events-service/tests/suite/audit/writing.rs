@@ -138,10 +138,11 @@ pub(crate) async fn an_open_record_is_taken_over_once(place: &impl Place) {
     let record = open();
     insert(&*log, &record).await;
     let heirs = ["heir1", "heir2"].map(|id| Address::new(id, "app_events-service").unwrap());
-    let take = |from: &Address, by: &Address| Write::TakeOver {
+    let take = |from: &Address, by: &Address| Write::Reassign {
         id: record.id,
         from: from.container.clone(),
         by: by.clone(),
+        backend: None,
     };
     let first = take(&record.events_service, &heirs[0]);
     let second = take(&record.events_service, &heirs[1]);
@@ -166,6 +167,28 @@ pub(crate) async fn an_open_record_is_taken_over_once(place: &impl Place) {
     let late = take(&heirs[0], &heirs[1]);
     assert_eq!(log.write(&[late]).await.unwrap(), [Written::AlreadyEnded]);
     assert_eq!(show(&*log, &end).await, stored(&end));
+}
+
+pub(crate) async fn an_open_record_says_which_backend_is_asked(place: &impl Place) {
+    let log = place.ready().await;
+    let record = open();
+    insert(&*log, &record).await;
+    let holder = &record.events_service;
+    let moved = Write::Reassign {
+        id: record.id,
+        from: holder.container.clone(),
+        by: holder.clone(),
+        backend: Some(Address::new("other", "app_backend").unwrap()),
+    };
+    for _ in 0..2 {
+        let written = log.write(std::slice::from_ref(&moved)).await.unwrap();
+        assert_eq!(written, [Written::Done]);
+    }
+    let shown = show(&*log, &record).await;
+    assert_eq!(shown.status, "open");
+    assert_eq!(shown.backend_container.as_deref(), Some("other"));
+    assert_eq!(shown.backend_service.as_deref(), Some("app_backend"));
+    assert_eq!(shown.events_container, stored(&record).events_container);
 }
 
 pub(crate) async fn texts_are_stored_once(place: &impl Place) {
