@@ -10,6 +10,8 @@ use mongodb::{
     options::ClientOptions,
 };
 
+use crate::bare::WARM_UP;
+
 /// A test that cannot reach its database should say so soon.
 const SELECTION_LIMIT: Duration = Duration::from_secs(10);
 
@@ -182,6 +184,24 @@ impl Records {
             .referenced("responses", "response", task, "toResponseBodyId")
             .await?;
         Ok((request, response))
+    }
+
+    /// The tasks that a test has asked for. Those of warming up are left out: they are asked until one
+    /// is answered, and the first may find nobody there.
+    ///
+    /// # Errors
+    /// When the database cannot be read, or a request's text is not there.
+    pub async fn asked(&self) -> Result<Vec<Document>> {
+        let mut asked = Vec::new();
+        for task in self.tasks().await? {
+            let request = self
+                .referenced("requests", "request", &task, "requestBodyId")
+                .await?;
+            if !request.contains(WARM_UP) {
+                asked.push(task);
+            }
+        }
+        Ok(asked)
     }
 
     /// The distinct values of a text field of the tasks.

@@ -34,6 +34,13 @@ const DEPLOYED: Duration = Duration::from_secs(180);
 /// A removed stack's containers end gracefully first.
 const REMOVED: Duration = Duration::from_secs(90);
 
+/// How often a stack is deployed whose network the engine cannot make.
+const DEPLOYMENTS_MAX: usize = 3;
+
+/// What the engine says of a network that it cannot make any more, once in some hundred stacks. Only
+/// another network helps: <https://github.com/moby/libnetwork/issues/1765>.
+const NETWORK_IS_BROKEN: &str = "error creating vxlan interface: file exists";
+
 /// After its input has ended, a caller waits for the answers that are due.
 const CALLER_ENDS: Duration = Duration::from_secs(60);
 
@@ -65,6 +72,20 @@ impl<'c> Stack<'c> {
         files: &[&str],
         variables: &[(&str, String)],
     ) -> Result<Self> {
+        for _ in 1..DEPLOYMENTS_MAX {
+            let stack = Self::start(case, files, variables).await?;
+            tokio::select! {
+                comes_up = stack.comes_up() => return comes_up.map(|()| stack),
+                () = stack.network_is_broken() => {}
+            }
+            eprintln!("the engine could not make the network of {stack:?}: deployed again");
+        }
+        let stack = Self::start(case, files, variables).await?;
+        stack.comes_up().await?;
+        Ok(stack)
+    }
+
+    async fn start(case: &'c Case, files: &[&str], variables: &[(&str, String)]) -> Result<Self> {
         let stack = Self {
             case,
             name: format!("{STACK_PREFIX}{}", case.id()),
@@ -93,9 +114,23 @@ impl<'c> Stack<'c> {
             .map(|(name, value)| (*name, value.as_str()))
             .collect();
         docker_with(arguments, &variables).await?;
-        stack.answers().await?;
-        stack.healthy().await?;
         Ok(stack)
+    }
+
+    async fn comes_up(&self) -> Result<()> {
+        self.answers().await?;
+        self.healthy().await
+    }
+
+    /// Waits until the engine says that it cannot make the network; perhaps for ever.
+    async fn network_is_broken(&self) {
+        loop {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            let tasks = docker(["stack", "ps", "--no-trunc", &self.name]).await;
+            if tasks.is_ok_and(|tasks| tasks.contains(NETWORK_IS_BROKEN)) {
+                return;
+            }
+        }
     }
 
     /// Waits until all of its containers are healthy: before that, the network's names do not lead

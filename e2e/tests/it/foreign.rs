@@ -139,7 +139,7 @@ fn foreign_backends(maker: Maker) {
         let records = containers.records().await?;
         let used = records.distinct("toContainerId").await?;
         ensure!(used.len() == 3, "not every backend was used: {used:?}");
-        for task in records.tasks().await? {
+        for task in records.asked().await? {
             records.check_answered(&task).await?;
         }
         records.discard().await
@@ -210,7 +210,7 @@ fn foreign_frontends(maker: Maker) {
             .ensure_all_right()?;
         containers.ensure_all_running().await?;
         let records = containers.records().await?;
-        for task in records.tasks().await? {
+        for task in records.asked().await? {
             records.check_answered(&task).await?;
         }
         records.discard().await

@@ -138,8 +138,8 @@ fn broken_by_records(records: &[Record]) -> Vec<String> {
         .collect()
 }
 
-/// Nothing with an effect runs unrecorded, and it runs twice only where its backend died or could
-/// not be reached in between.
+/// Nothing with an effect runs unrecorded, and it runs twice only where one of its backends died or
+/// could not be reached before: the first to be asked, which is not always the first to do it.
 fn broken_by_effects(
     deployment: &Deployment,
     effects: &HashMap<u64, Vec<Effect>>,
@@ -158,7 +158,10 @@ fn broken_by_effects(
         counts.executed_twice += u64::from(effects.len() > 1);
         for pair in effects.windows(2) {
             let mut before = troubles.iter().filter(|trouble| trouble.at <= pair[1].at);
-            let is_own = |trouble: &Trouble| trouble.process == pair[0].backend;
+            let is_own = |trouble: &Trouble| {
+                let mut both = pair.iter().map(|effect| &effect.backend);
+                both.any(|backend| trouble.process == *backend)
+            };
             if !before.any(is_own) {
                 broken.push(format!("payment {n} was made twice: {effects:?}"));
             }

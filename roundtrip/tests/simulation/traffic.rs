@@ -25,6 +25,8 @@ pub(crate) struct Dispatches {
     pub(crate) first: HashSet<String>,
     pub(crate) repeated: HashSet<(String, u64)>,
     pub(crate) after_link_is_back: u64,
+    /// Records whose last dispatch reached nobody: the next takes its place.
+    unreached: HashSet<String>,
 }
 
 impl Traffic {
@@ -36,9 +38,6 @@ impl Traffic {
         receivers: usize,
         up_for: Duration,
     ) {
-        if receivers == 0 {
-            return;
-        }
         let Some((record, attempt)) = dispatch(&publication.payload) else {
             return;
         };
@@ -47,8 +46,13 @@ impl Traffic {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let of_sender = dispatches.entry(from.to_owned()).or_default();
+        if receivers == 0 {
+            of_sender.unreached.insert(record);
+            return;
+        }
+        let takes_place = of_sender.unreached.remove(&record);
         // One that was taken over from another events service begins with its second attempt.
-        if of_sender.first.insert(record.clone()) || attempt == 1 {
+        if of_sender.first.insert(record.clone()) || takes_place || attempt == 1 {
             return;
         }
         if up_for < LINK_IS_BACK {

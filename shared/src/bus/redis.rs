@@ -47,8 +47,8 @@ const RECONNECT_MS: (u32, u32) = (50, 2_000);
 const BROADCAST_CAPACITY: usize = 8_192;
 /// Commands that wait in fred. Only batches are sent and each awaits its answer, so few ever wait.
 const COMMAND_BUFFER_MAX: usize = 16_384;
-/// A server that is there is connected to in this time.
-const START_GRACE: Duration = Duration::from_millis(20);
+/// A server that is there is connected to in this time: fred pauses before its first try.
+const START_GRACE: Duration = Duration::from_millis(500);
 /// How long Redis may take to say goodbye.
 const QUIT_TIMEOUT: Duration = Duration::from_millis(300);
 /// How long new connections are waited for.
@@ -311,7 +311,13 @@ async fn watch_over(bus: RedisBus, at: String, heard_probes: Arc<AtomicU64>) {
     let mut probes_unheard = 0;
     // At the first failure it says what it waits for; at the start it is given a moment.
     let mut was_up = true;
-    tokio::time::sleep(START_GRACE).await;
+    let connected = futures_util::future::join(
+        bus.publisher.wait_for_connect(),
+        bus.subscriber.wait_for_connect(),
+    );
+    if tokio::time::timeout(START_GRACE, connected).await.is_err() {
+        tracing::debug!("not connected at once");
+    }
     loop {
         let is_up = if bus.link.borrow().is_up {
             is_heard(&bus, &probe_channel, &heard_probes, &mut probes_unheard).await

@@ -187,11 +187,8 @@ async fn check_records(bare: &Bare<'_>, count: usize) -> Result<()> {
     let records = bare.records().await?;
     let mut answered = std::collections::BTreeMap::new();
     let mut request_ids = std::collections::BTreeSet::new();
-    for task in records.tasks().await? {
+    for task in records.asked().await? {
         let (request, response) = records.check_answered(&task).await?;
-        if request.contains(e2e::bare::WARM_UP) {
-            continue;
-        }
         ensure!(says(&task, "status", "answered"), "{task}");
         let is_new = request_ids.insert(task.get_str("fromRequestId")?.to_owned());
         ensure!(is_new, "two records of one request: {task}");
