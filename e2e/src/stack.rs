@@ -67,6 +67,7 @@ impl<'c> Stack<'c> {
     ///
     /// # Errors
     /// When it does not come up.
+    #[expect(clippy::print_stderr, reason = "the runner keeps it with the test")]
     pub async fn deploy_over(
         case: &'c Case,
         files: &[&str],

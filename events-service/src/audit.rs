@@ -29,7 +29,8 @@ const ABANDONED_DETAIL: &str = "the services that held the task ended before it 
 /// In the store, beside the contract's fields: `v` (2), `status`, `reason` (the failure's code) and
 /// `detail`, `attempts`, `pure`, `image` of the container that answered, `callerRequestId`,
 /// `deadline`, `dispatchedTime`, `waitedUs` and `ranUs` as the backend measured them,
-/// `answeredFromId` (the record whose answer this one repeats), `salt` (16 random bytes, so that a
+/// `answeredFromId` (the record whose answer this one repeats), `reusable` (an answer that may be
+/// repeated so), `salt` (16 random bytes, so that a
 /// seal over the record cannot be guessed from its content) and `seal` (reserved, null).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {

@@ -277,12 +277,10 @@ impl AuditLog for MongoAuditLog {
     async fn has_answers(&self) -> Result<bool, AuditError> {
         let finding = async {
             let tasks = self.database().await?.collection::<Document>("tasks");
-            // The condition on the body lets the index of the answers be used, whatever it holds.
+            // The condition on the body lets the index be used, whatever it holds.
             let filter = doc! {
                 "requestBodyId": { "$gte": "" },
-                "answeredFromId": null,
-                "status": Status::Answered.as_str(),
-                "pure": true,
+                (documents::REUSABLE.as_str()): true,
             };
             let found = tasks.find_one(filter).max_time(WORK_MAX).await;
             Ok(found.map_err(|error| self.failure(&error))?.is_some())

@@ -19,6 +19,8 @@ use crate::audit::{End, Outcome, Progress, Record, Status, text_id::TextId};
 /// unique index on `fromRequestId` holds only these. It would cost every other record a tenth of its
 /// write, for what `_id` says already.
 pub(super) const OWN_ID: &CStr = cstr!("ownId");
+/// Set in the record of a pure task that a backend answered: the answer may be given again.
+pub(super) const REUSABLE: &CStr = cstr!("reusable");
 /// Field `v` of our records.
 pub(super) const VERSION: i32 = 2;
 
@@ -75,7 +77,7 @@ pub(super) fn record(record: &Record, request: TextId, response: Option<TextId>)
     document.append(cstr!("deadline"), date(record.deadline_unix_ms));
     progress(&mut document, &record.progress);
     match &record.end {
-        Some(ended) => end(&mut document, ended, response),
+        Some(ended) => end(&mut document, record, ended, response),
         None => document.append(cstr!("status"), Status::Open.as_str()),
     }
     let salt: [u8; 16] = rand::random();
@@ -95,7 +97,7 @@ pub(super) fn completion(record: &Record, ended: &End, response: Option<TextId>)
     which.append(cstr!("status"), Status::Open.as_str());
     let mut fields = RawDocumentBuf::new();
     progress(&mut fields, &record.progress);
-    end(&mut fields, ended, response);
+    end(&mut fields, record, ended, response);
     statement(which, fields)
 }
 
@@ -144,7 +146,7 @@ fn progress(document: &mut RawDocumentBuf, progress: &Progress) {
     set(document, cstr!("image"), progress.image.as_deref());
 }
 
-fn end(document: &mut RawDocumentBuf, end: &End, response: Option<TextId>) {
+fn end(document: &mut RawDocumentBuf, record: &Record, end: &End, response: Option<TextId>) {
     document.append(cstr!("status"), end.outcome.status().as_str());
     document.append(cstr!("toReceivedTime"), date(end.at_unix_ms));
     set(
@@ -156,6 +158,7 @@ fn end(document: &mut RawDocumentBuf, end: &End, response: Option<TextId>) {
     // write after the reply would cost as much as this one and could be lost.
     document.append(cstr!("fromSentTime"), date(end.at_unix_ms));
     match &end.outcome {
+        Outcome::Answered(_) if record.pure => document.append(REUSABLE, true),
         Outcome::Answered(_) => {}
         Outcome::Repeated { from, .. } => {
             document.append(cstr!("answeredFromId"), from.to_string());

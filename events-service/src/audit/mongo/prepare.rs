@@ -108,7 +108,7 @@ impl MongoAuditLog {
 }
 
 fn indexes() -> RawArrayBuf {
-    let (open, answered) = (Status::Open.as_str(), Status::Answered.as_str());
+    let open = Status::Open.as_str();
     let indexes = [
         // One record per request, where `_id` does not say so. Partial, since older records may hold
         // one request twice.
@@ -118,18 +118,12 @@ fn indexes() -> RawArrayBuf {
             "unique": true,
             "partialFilterExpression": { (documents::OWN_ID): true },
         },
-        // Answers from the log. Partial and with `answeredFromId` in it: a question that was asked
-        // a million times is still one entry to look at, the one that a backend answered.
+        // Answers from the log: a question that was asked a million times is one entry, the record
+        // that a backend answered.
         rawdoc! {
-            "name": "roundtrip_answers",
-            "key": {
-                "requestBodyId": 1,
-                "answeredFromId": 1,
-                "task": 1,
-                "subtask": 1,
-                "fromContainerService": 1,
-            },
-            "partialFilterExpression": { "status": answered, "pure": true },
+            "name": "roundtrip_reusable",
+            "key": { "requestBodyId": 1 },
+            "partialFilterExpression": { (documents::REUSABLE): true },
         },
         // Records past their deadline. Few are open at any time.
         rawdoc! {

@@ -13,14 +13,14 @@ use shared::contract::RecordId;
 
 use super::{
     LONG_COMMAND_MAX, MongoAuditLog, WORK_MAX,
-    documents::{OWN_ID, date},
+    documents::{OWN_ID, REUSABLE, date},
 };
 use crate::audit::{Answer, AuditError, Filter, Question, Status, StoredRecord, text_id::TextKey};
 
 /// Ids in one look-up of texts: a command of about 500 kB.
 const IDS_MAX: usize = 10_000;
 /// Records looked at for each question. Usually there is one; more where several events services
-/// had the same task done at once.
+/// had the same task done at once, or several tasks have the same body.
 const RECORDS_PER_QUESTION_MAX: usize = 8;
 /// What an id looks like where it is stored as text.
 pub(super) const ID_PATTERN: &str = "^[0-9a-fA-F]{24}$";
@@ -35,26 +35,9 @@ impl MongoAuditLog {
         questions: &[Question],
     ) -> Result<Vec<Option<Answer>>, AuditError> {
         let bodies: Vec<String> = questions.iter().map(|q| key.id(&q.body).to_hex()).collect();
-        let any = |of: fn(&Question) -> &String| {
-            let mut values: Vec<&str> = questions
-                .iter()
-                .map(|question| of(question).as_str())
-                .collect();
-            values.sort_unstable();
-            values.dedup();
-            doc! { "$in": values }
-        };
-        let filter = doc! {
-            "requestBodyId": { "$in": &bodies },
-            // Ours, answered by a backend. `null` also means absent.
-            "answeredFromId": null,
-            "task": any(|question| &question.task),
-            "subtask": any(|question| &question.subtask),
-            "fromContainerService": any(|question| &question.from_service),
-            "status": Status::Answered.as_str(),
-            "pure": true,
-            "v": super::documents::VERSION,
-        };
+        // No other condition: the rest of the question is compared here. Some servers would not take
+        // the index for it, and few bodies are asked of several tasks.
+        let filter = doc! { "requestBodyId": { "$in": &bodies }, (REUSABLE.as_str()): true };
         let limit = questions.len().saturating_mul(RECORDS_PER_QUESTION_MAX);
         let database = self.database().await?;
         let tasks = database.collection::<Document>("tasks");
