@@ -163,11 +163,14 @@ impl std::fmt::Display for RedisAddress {
 
 #[async_trait]
 impl Bus for RedisBus {
-    async fn publish(&self, batch: Vec<Publication>) -> Vec<Result<u64, BusError>> {
+    async fn publish(&self, mut batch: Vec<Publication>) -> Vec<Result<u64, BusError>> {
         let count = batch.len();
         if !self.publisher.is_connected() {
             return vec![Err(BusError::Unavailable("not connected".into())); count];
         }
+        let Some(last) = batch.pop() else {
+            return Vec::new();
+        };
         let pipeline = self.publisher.pipeline();
         for Publication { channel, payload } in batch {
             // Only queues the command; the answer comes with the pipeline's.
@@ -176,21 +179,29 @@ impl Bus for RedisBus {
                 return vec![Err(BusError::Unavailable(error.to_string())); count];
             }
         }
-        let mut answers: Vec<Result<u64, BusError>> = pipeline
-            .try_all::<u64>()
-            .await
+        // fred writes to the socket after each command of a pipeline, unless another command waits
+        // behind it. So one does, and all of them go out as one.
+        let (answers, last) = futures_util::future::join(
+            pipeline.try_all::<u64>(),
+            self.publisher
+                .publish::<u64, _, _>(&*last.channel, last.payload),
+        )
+        .await;
+        let unavailable = |error: fred::error::Error| BusError::Unavailable(error.to_string());
+        let mut answers: Vec<Result<u64, BusError>> = answers
             .into_iter()
-            .map(|answer| answer.map_err(|error| BusError::Unavailable(error.to_string())))
+            .map(|answer| answer.map_err(unavailable))
             .collect();
-        self.counters
-            .published
-            .inc_by(answers.iter().filter(|a| a.is_ok()).count() as u64);
         // A pipeline that fails as a whole answers once.
-        let last = answers.last().cloned();
-        answers.resize_with(count, || match &last {
+        let failed = answers.last().cloned();
+        answers.resize_with(count - 1, || match &failed {
             Some(Err(error)) => Err(error.clone()),
             _ => Err(BusError::Unavailable("no answer".into())),
         });
+        answers.push(last.map_err(unavailable));
+        self.counters
+            .published
+            .inc_by(answers.iter().filter(|a| a.is_ok()).count() as u64);
         answers
     }
 
