@@ -1,9 +1,9 @@
 //! Group commit: whatever arrived while the last write was under way goes into the next one. No
-//! timer: an idle system writes at once, a busy one in large batches.
+//! timer: an idle system writes at once, a busy one in large batches. One batch is under way at a time:
+//! two at once are each half as large, and cost more than they gain (`docs/performance.md`).
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use futures_util::{StreamExt, stream::FuturesUnordered};
 use prometheus_client::{
     metrics::{counter::Counter, histogram::Histogram},
     registry::Registry,
@@ -19,8 +19,6 @@ use super::{AuditError, AuditLog, Write, Written};
 
 /// Writes in one batch: about 1 MB of documents.
 const BATCH_MAX: usize = 1_024;
-/// Batches under way at once. With two, the store works on one while we make the other.
-const UNDER_WAY_MAX: usize = 2;
 /// How long a batch is tried again before its requests fail: a third of the usual deadline, so that
 /// the caller gets a clear answer in time.
 const RETRY_FOR: Duration = Duration::from_millis(1_700);
@@ -138,32 +136,28 @@ pub fn group_commit(
 impl GroupCommit {
     /// Writes until every [`LogWriter`] is dropped and all is written.
     pub async fn run(mut self) {
-        let mut under_way = FuturesUnordered::new();
-        let mut is_open = true;
         let mut is_up = self.is_up.subscribe();
-        while is_open || !under_way.is_empty() {
+        loop {
             let mut batch = Vec::new();
-            // All are cancel-safe: `recv_many` takes nothing unless it completes.
-            tokio::select! {
-                count = self.queue.recv_many(&mut batch, BATCH_MAX),
-                    if is_open && under_way.len() < UNDER_WAY_MAX =>
-                {
+            // Both are cancel-safe: `recv_many` takes nothing unless it completes.
+            let (writes, is_waited_for) = tokio::select! {
+                count = self.queue.recv_many(&mut batch, BATCH_MAX) => {
                     if count == 0 {
-                        is_open = false;
-                        continue;
+                        return;
                     }
                     self.batch_size.observe(count as f64);
-                    under_way.push(write(self.log.clone(), batch, true));
+                    (batch, true)
                 }
-                Some(batch) = under_way.next() => self.done(batch).await,
-                Ok(()) = is_up.changed(), if is_open => {
-                    if *is_up.borrow_and_update() && !self.half_written.is_empty() {
-                        let count = self.half_written.len().min(BATCH_MAX);
-                        let again = self.half_written.drain(..count).collect();
-                        under_way.push(write(self.log.clone(), again, false));
+                Ok(()) = is_up.changed() => {
+                    if !*is_up.borrow_and_update() || self.half_written.is_empty() {
+                        continue;
                     }
+                    let count = self.half_written.len().min(BATCH_MAX);
+                    (self.half_written.drain(..count).collect(), false)
                 }
-            }
+            };
+            let batch = write(&*self.log, writes, is_waited_for).await;
+            self.done(batch).await;
         }
     }
 
@@ -223,7 +217,7 @@ impl Batch {
     }
 }
 
-async fn write(log: Arc<dyn AuditLog>, writes: Vec<Write>, is_waited_for: bool) -> Batch {
+async fn write(log: &dyn AuditLog, writes: Vec<Write>, is_waited_for: bool) -> Batch {
     let begun = Instant::now();
     let written = loop {
         match log.write(&writes).await {
