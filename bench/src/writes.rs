@@ -4,14 +4,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use futures_util::{StreamExt as _, TryStreamExt as _, stream::FuturesUnordered};
+use futures_util::TryStreamExt as _;
 use mongodb::{
     Client, Database,
     bson::{Document, RawArrayBuf, RawDocumentBuf, doc, oid::ObjectId, raw::cstr, rawdoc},
 };
-
-/// Batches under way at once, as many as the events service has.
-const UNDER_WAY: usize = 2;
 
 /// A record as the events service wrote it, to be written again under other ids.
 #[derive(Debug)]
@@ -67,24 +64,14 @@ impl Writes {
     /// # Errors
     /// The server refuses something.
     pub(crate) async fn per_second(&self, batch: usize, measured: Duration) -> Result<f64> {
-        let mut under_way: FuturesUnordered<_> =
-            (0..UNDER_WAY).map(|_| self.write(batch)).collect();
         let began = Instant::now();
         let mut records = 0;
-        while let Some(written) = under_way.next().await {
-            written?;
+        while began.elapsed() < measured {
+            // One batch at a time, as the events service writes them.
+            self.write(batch).await?;
             records += batch;
-            if began.elapsed() >= measured {
-                break;
-            }
-            under_way.push(self.write(batch));
         }
-        let per_second = records as f64 / began.elapsed().as_secs_f64();
-        // Giving up a command would close its connection.
-        while let Some(written) = under_way.next().await {
-            written?;
-        }
-        Ok(per_second)
+        Ok(records as f64 / began.elapsed().as_secs_f64())
     }
 
     /// One batch: three commands at once.

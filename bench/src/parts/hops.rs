@@ -211,11 +211,19 @@ impl Place {
 async fn post(publisher: Client, mut queue: mpsc::Receiver<Letter>) -> Result<()> {
     let mut letters = Vec::with_capacity(PIPELINE_MAX);
     while queue.recv_many(&mut letters, PIPELINE_MAX).await > 0 {
+        let Some((channel, message)) = letters.pop() else {
+            continue;
+        };
         let pipeline = publisher.pipeline();
         for (channel, message) in letters.drain(..) {
             let () = pipeline.publish(&*channel, message).await?;
         }
-        for receivers in pipeline.try_all::<u64>().await {
+        // As ours: with a command behind it, a pipeline is one write to the socket.
+        let (all, last) = tokio::join!(
+            pipeline.try_all::<u64>(),
+            publisher.publish::<u64, _, _>(&*channel, message)
+        );
+        for receivers in all.into_iter().chain([last]) {
             receivers.context("a publish failed")?;
         }
     }

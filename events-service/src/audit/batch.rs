@@ -40,7 +40,7 @@ const BEHIND_SHARE: u32 = 3;
 pub struct LogWriter {
     queue: mpsc::Sender<Write>,
     /// When the writes that have not come back were queued, oldest first: they come back nearly in
-    /// that order. As many as the queue and the batches under way hold.
+    /// that order. As many as the queue and the batch under way hold.
     waiting: VecDeque<Instant>,
     /// How long the write took that came back last.
     last_took: Duration,

@@ -54,8 +54,8 @@ const LONG_COMMAND_MAX: Duration = Duration::from_secs(60);
 const COUNTING_MAX: Duration = Duration::from_secs(300);
 /// How long to wait for the driver to close its connections.
 const CLOSE_MAX: Duration = Duration::from_secs(2);
-/// Connections to the server. Two batches of four commands each are under way at most, and a look-up
-/// or two; more would only be memory on the server.
+/// Connections to the server. A batch of four commands or more is under way, and a look-up or two; more
+/// connections would only be memory on the server.
 const CONNECTIONS_MAX: u32 = 16;
 /// How often the driver looks whether the server takes writes again after it had refused them. A
 /// server of a replica set tells by itself; another one would be taken for unable for the driver's

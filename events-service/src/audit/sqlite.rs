@@ -24,8 +24,8 @@ use super::{
     Write, Written,
 };
 
-/// Commands that wait for the thread. The group commit has two under way, look-ups and the keeper one
-/// each; whoever finds the queue full waits.
+/// Commands that wait for the thread. The group commit, look-ups and the keeper have one each under
+/// way; whoever finds the queue full waits.
 const COMMANDS_MAX: usize = 64;
 
 /// When a write to the file counts as durable.
