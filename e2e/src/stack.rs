@@ -37,8 +37,9 @@ const REMOVED: Duration = Duration::from_secs(90);
 /// How often a stack is deployed whose network the engine cannot make.
 const DEPLOYMENTS_MAX: usize = 3;
 
-/// What the engine says of a network that it cannot make any more, once in some hundred stacks. Only
-/// another network helps: <https://github.com/moby/libnetwork/issues/1765>.
+/// What an engine says of a network that it cannot make, where an engine that was killed on the same
+/// machine still holds the overlay's number. Only another network helps:
+/// <https://github.com/moby/libnetwork/issues/1765>.
 const NETWORK_IS_BROKEN: &str = "error creating vxlan interface: file exists";
 
 /// After its input has ended, a caller waits for the answers that are due.

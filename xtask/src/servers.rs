@@ -16,6 +16,7 @@ use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
+use nix::mount::{MntFlags, umount2};
 use serde_json::{Value, json};
 
 use crate::install::can_install_packages;
@@ -401,6 +402,52 @@ fn is_server(pid: u32) -> bool {
     })
 }
 
+/// What the names of the folders begin with.
+const FOLDER_PREFIX: &str = "roundtrip-";
+
+/// Removes a folder of servers that have ended.
+///
+/// An engine leaves the networks of its last containers mounted there. While they are, their addresses
+/// and the numbers of their overlays stay taken, and the next engine on this machine makes networks
+/// that fail (`error creating vxlan interface: file exists`) or lead to nobody.
+fn remove_folder(path: &Path) {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+    let below = |line: &&str| Path::new(line).starts_with(path) && Path::new(line) != path;
+    let places = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+    // The innermost first.
+    for place in places.filter(below).collect::<Vec<_>>().into_iter().rev() {
+        if let Err(error) = umount2(place, MntFlags::MNT_DETACH) {
+            eprintln!("warning: cannot unmount {place}: {error}");
+        }
+    }
+    if let Err(error) = fs::remove_dir_all(path) {
+        eprintln!("warning: cannot remove {}: {error}", path.display());
+    }
+}
+
+/// Removes the folders of engines that were killed, and with them the networks that they hold.
+fn remove_folders_of_the_dead() {
+    let Ok(entries) = fs::read_dir(std::env::temp_dir()) else {
+        return;
+    };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let is_ours = path
+            .file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with(FOLDER_PREFIX));
+        let engine = fs::read_to_string(path.join("docker.pid")).ok();
+        let is_dead = match engine.and_then(|pid| pid.trim().parse().ok()) {
+            Some(pid) => !process::is_alive(pid) || !is_server(pid),
+            // It has ended, or is about to start.
+            None => fs::metadata(&path)
+                .and_then(|folder| folder.modified())
+                .is_ok_and(|at| at.elapsed().is_ok_and(|age| age > engine::START_MAX)),
+        };
+        if is_ours && path.join("engine").is_dir() && is_dead {
+            remove_folder(&path);
+        }
+    }
+}
+
 /// A folder for what servers keep while they run.
 struct Folder {
     path: PathBuf,
@@ -414,7 +461,7 @@ impl Folder {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let path = std::env::temp_dir().join(format!(
-            "roundtrip-{}-{:x}",
+            "{FOLDER_PREFIX}{}-{:x}",
             std::process::id(),
             moment.as_millis()
         ));
@@ -434,11 +481,8 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        if self.owned
-            && self.path.exists()
-            && let Err(error) = fs::remove_dir_all(&self.path)
-        {
-            eprintln!("warning: cannot remove {}: {error}", self.path.display());
+        if self.owned && self.path.exists() {
+            remove_folder(&self.path);
         }
     }
 }

@@ -21,7 +21,7 @@ pub(super) const ADVICE: &str = "the tests of containers need a Docker engine: s
 
 /// How long a fresh engine may take until it answers: a second when nothing else runs here, and longer
 /// with much data of earlier runs to look through.
-const START_MAX: Duration = Duration::from_secs(60);
+pub(super) const START_MAX: Duration = Duration::from_secs(60);
 
 /// How long an engine that is there may take to say so.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -188,6 +188,7 @@ fn answers(host: &str) -> bool {
 /// Starts an engine whose data and socket are our own: it shares nothing with one that the system may
 /// be set up to run.
 fn start(program: &Path, folder: &Path) -> Result<Engine> {
+    super::remove_folders_of_the_dead();
     let data = workspace::state_dir().join("engine");
     fs::create_dir_all(&data)
         .with_context(|| format!("cannot make the folder {}", data.display()))?;
