@@ -98,6 +98,10 @@ impl Flow {
             let failure = Failure::new(FailureCode::AuditUnavailable, detail);
             return self.answer(id, Ended::Failed(failure));
         };
+        if stored.status == Status::Answered.as_str() && stored.response.is_none() {
+            // Its text is being written at this moment, by an events service that then answers.
+            return self.drop_flight(id, "held_by_another");
+        }
         if stored.status != Status::Open.as_str() {
             return self.answer(id, ended_of(*stored));
         }

@@ -9,6 +9,7 @@ mod stage;
 use std::time::Duration;
 
 use events_service::audit::{End, Outcome, Progress, Record, Written};
+use memory_log::NOT_WRITTEN_YET;
 use shared::contract::{Address, Ended, Failure, FailureCode};
 use stage::{Stage, ended_text};
 
@@ -473,6 +474,21 @@ async fn what_another_has_answered_is_answered_the_same() {
     stage.ask(REQUEST, EFFECT, "{}").await;
     assert_eq!(stage.reply(REQUEST).await, Ended::Final("paid".into()));
     assert!(backend.nothing_for(Duration::from_secs(1)).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_is_just_writing_is_left_to_it() {
+    let mut ended = held_by_another();
+    ended.end = Some(End {
+        outcome: Outcome::Answered(NOT_WRITTEN_YET.into()),
+        at_unix_ms: 1,
+        waited_us: None,
+        ran_us: None,
+    });
+    let mut stage = Stage::with(|log| log.hold_record(ended)).await;
+    let _backend = stage.backend("b1").await;
+    stage.ask(REQUEST, EFFECT, "{}").await;
+    assert!(stage.no_reply_for(Duration::from_secs(1)).await);
 }
 
 #[tokio::test(start_paused = true)]

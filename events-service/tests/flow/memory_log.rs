@@ -87,6 +87,9 @@ impl Records {
     }
 }
 
+/// An answer whose text is not to be seen yet: a record and its texts are written at the same time.
+pub(crate) const NOT_WRITTEN_YET: &str = "not written yet";
+
 /// The log.
 #[derive(Clone, Default)]
 pub(crate) struct MemoryLog {
@@ -223,9 +226,10 @@ impl AuditLog for MemoryLog {
                     "open"
                 }
                 .into(),
-                response: outcome.map(|outcome| match outcome {
-                    Outcome::Answered(text) | Outcome::Repeated { text, .. } => text.clone(),
-                    Outcome::Failed(failure) => failure.detail.clone(),
+                response: outcome.and_then(|outcome| match outcome {
+                    Outcome::Answered(text) if text == NOT_WRITTEN_YET => None,
+                    Outcome::Answered(text) | Outcome::Repeated { text, .. } => Some(text.clone()),
+                    Outcome::Failed(failure) => Some(failure.detail.clone()),
                 }),
                 ..StoredRecord::default()
             }
