@@ -30,6 +30,7 @@ use fred::{
     },
 };
 use tokio::sync::{broadcast, mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
@@ -47,7 +48,7 @@ const RECONNECT_MS: (u32, u32) = (50, 2_000);
 const BROADCAST_CAPACITY: usize = 8_192;
 /// Commands that wait in fred. Only batches are sent and each awaits its answer, so few ever wait.
 const COMMAND_BUFFER_MAX: usize = 16_384;
-/// A server that is there is connected to in this time: fred pauses before its first try.
+/// A server that is there is connected to in this time, though fred pauses before its first try.
 const START_GRACE: Duration = Duration::from_millis(500);
 /// How long Redis may take to say goodbye.
 const QUIT_TIMEOUT: Duration = Duration::from_millis(300);
@@ -321,22 +322,16 @@ async fn watch_over(bus: RedisBus, at: String, heard_probes: Arc<AtomicU64>) {
     let mut changed = bus.link.subscribe();
     let mut probes_unheard = 0;
     // At the first failure it says what it waits for; at the start it is given a moment.
-    let mut was_up = true;
-    let connected = futures_util::future::join(
-        bus.publisher.wait_for_connect(),
-        bus.subscriber.wait_for_connect(),
-    );
-    if tokio::time::timeout(START_GRACE, connected).await.is_err() {
-        tracing::debug!("not connected at once");
-    }
+    let mut told = None;
+    let begun = Instant::now();
     loop {
         let is_up = if bus.link.borrow().is_up {
             is_heard(&bus, &probe_channel, &heard_probes, &mut probes_unheard).await
         } else {
             subscribe_all(&bus).await
         };
-        if is_up != was_up {
-            was_up = is_up;
+        if told != Some(is_up) && (is_up || begun.elapsed() > START_GRACE) {
+            told = Some(is_up);
             if is_up {
                 info!(redis = at, "the bus is connected");
             } else {
