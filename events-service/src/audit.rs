@@ -30,8 +30,8 @@ const ABANDONED_DETAIL: &str = "the services that held the task ended before it 
 /// `detail`, `attempts`, `pure`, `image` of the container that answered, `callerRequestId`,
 /// `deadline`, `dispatchedTime`, `waitedUs` and `ranUs` as the backend measured them,
 /// `answeredFromId` (the record whose answer this one repeats), `reusable` (an answer that may be
-/// repeated so), `salt` (16 random bytes, so that a
-/// seal over the record cannot be guessed from its content) and `seal` (reserved, null).
+/// repeated so), `salt` (16 random bytes, so that a seal over the record cannot be guessed from its
+/// content) and `seal` (reserved, null).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {
     /// Chosen by the events service; `_id` in the store.
