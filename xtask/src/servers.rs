@@ -1,30 +1,34 @@
 //! The servers that the tests need: found, or started and stopped.
 //!
 //! Each of [`redis`], [`mongo`] and [`engine`] knows one server: how to find it, how to start it, how
-//! to tell that it answers. Here is what they have in common, and what remembers servers that stay up.
+//! to tell that it answers. Here is what they have in common; [`state`] remembers servers that stay up.
 
 mod clock;
+mod container;
 mod engine;
+mod folder;
 mod mongo;
 mod redis;
+mod state;
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use nix::mount::{MntFlags, umount2};
 use serde_json::{Value, json};
 
 use crate::install::can_install_packages;
-use crate::process::{self, Server};
-use crate::workspace;
+use crate::process::Server;
 
+use container::Container;
 use engine::Engine;
+use folder::Folder;
 pub(crate) use mongo::SECANTUS;
+use state::State;
 
 /// How long a server may take until it answers. They take less than a second here; on a machine busy
 /// with compiling they may take some.
@@ -293,241 +297,11 @@ pub(crate) fn down() -> Result<()> {
     state.stop()
 }
 
-/// What is known about servers that were left up.
-struct State {
-    value: Value,
-}
-
-impl State {
-    fn file() -> PathBuf {
-        workspace::state_dir().join("servers.json")
-    }
-
-    /// Servers that are up. Those of which one has ended meanwhile (a restart of the machine, say) are
-    /// cleared away.
-    fn read() -> Result<Option<Self>> {
-        let Some(state) = Self::read_any()? else {
-            return Ok(None);
-        };
-        if state.pids().into_iter().all(process::is_alive) {
-            return Ok(Some(state));
-        }
-        eprintln!("of the servers that were left up one has ended: stopping the others");
-        state.stop()?;
-        Ok(None)
-    }
-
-    fn read_any() -> Result<Option<Self>> {
-        let file = Self::file();
-        if !file.exists() {
-            return Ok(None);
-        }
-        let text =
-            fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        let value = serde_json::from_str(&text).with_context(|| {
-            format!(
-                "{} is not what was written there; delete it",
-                file.display()
-            )
-        })?;
-        Ok(Some(Self { value }))
-    }
-
-    fn write(&self) -> Result<()> {
-        let file = Self::file();
-        fs::create_dir_all(workspace::state_dir())
-            .context("cannot make the folder target/xtask")?;
-        fs::write(&file, format!("{:#}\n", self.value))
-            .with_context(|| format!("cannot write {}", file.display()))
-    }
-
-    fn variable(&self, name: &str) -> Option<&str> {
-        self.value["environment"][name].as_str()
-    }
-
-    fn environment(&self) -> impl Iterator<Item = (&String, &str)> {
-        self.value["environment"]
-            .as_object()
-            .into_iter()
-            .flatten()
-            .filter_map(|(name, value)| Some((name, value.as_str()?)))
-    }
-
-    fn pids(&self) -> Vec<u32> {
-        let pids = self.value["pids"].as_array().into_iter().flatten();
-        pids.filter_map(Value::as_u64)
-            .filter_map(|pid| u32::try_from(pid).ok())
-            .collect()
-    }
-
-    fn stop(self) -> Result<()> {
-        if let Some(host) = self.variable("DOCKER_HOST") {
-            for id in self.value["containers"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter_map(Value::as_str)
-            {
-                drop(Container {
-                    host: host.to_owned(),
-                    id: id.to_owned(),
-                    owned: true,
-                });
-            }
-            if self.value["leaveSwarm"] == true {
-                engine::leave_swarm(host);
-            }
-        }
-        for pid in self.pids() {
-            // A number from a file may have been given to another program since.
-            if process::is_alive(pid) && is_server(pid) {
-                process::end_group(pid);
-            }
-        }
-        if let Some(folder) = self.value["folder"].as_str() {
-            drop(Folder {
-                path: folder.into(),
-                owned: true,
-            });
-        }
-        let file = Self::file();
-        fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))
-    }
-}
-
 /// Whether the process is one of the programs that we start.
 fn is_server(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| {
         ["redis-server", "mongod", mongo::SECANTUS.program, "dockerd"].contains(&name.trim())
     })
-}
-
-/// What the names of the folders begin with.
-const FOLDER_PREFIX: &str = "roundtrip-";
-
-/// Removes a folder of servers that have ended.
-///
-/// An engine leaves the networks of its last containers mounted there. While they are, their addresses
-/// and the numbers of their overlays stay taken, and the next engine on this machine makes networks
-/// that fail (`error creating vxlan interface: file exists`) or lead to nobody.
-fn remove_folder(path: &Path) {
-    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
-    let below = |line: &&str| Path::new(line).starts_with(path) && Path::new(line) != path;
-    let places = mounts.lines().filter_map(|line| line.split(' ').nth(1));
-    // The innermost first.
-    for place in places.filter(below).collect::<Vec<_>>().into_iter().rev() {
-        if let Err(error) = umount2(place, MntFlags::MNT_DETACH) {
-            eprintln!("warning: cannot unmount {place}: {error}");
-        }
-    }
-    if let Err(error) = fs::remove_dir_all(path) {
-        eprintln!("warning: cannot remove {}: {error}", path.display());
-    }
-}
-
-/// Removes the folders of engines that were killed, and with them the networks that they hold.
-fn remove_folders_of_the_dead() {
-    let Ok(entries) = fs::read_dir(std::env::temp_dir()) else {
-        return;
-    };
-    for path in entries.flatten().map(|entry| entry.path()) {
-        let is_ours = path
-            .file_name()
-            .is_some_and(|name| name.to_string_lossy().starts_with(FOLDER_PREFIX));
-        let engine = fs::read_to_string(path.join("docker.pid")).ok();
-        let is_dead = match engine.and_then(|pid| pid.trim().parse().ok()) {
-            Some(pid) => !process::is_alive(pid) || !is_server(pid),
-            // It has ended, or is about to start.
-            None => fs::metadata(&path)
-                .and_then(|folder| folder.modified())
-                .is_ok_and(|at| at.elapsed().is_ok_and(|age| age > engine::START_MAX)),
-        };
-        if is_ours && path.join("engine").is_dir() && is_dead {
-            remove_folder(&path);
-        }
-    }
-}
-
-/// A folder for what servers keep while they run.
-struct Folder {
-    path: PathBuf,
-    owned: bool,
-}
-
-impl Folder {
-    /// In the system's folder for temporary files: the path of a socket must be short.
-    fn create() -> Result<Self> {
-        let moment = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        let path = std::env::temp_dir().join(format!(
-            "{FOLDER_PREFIX}{}-{:x}",
-            std::process::id(),
-            moment.as_millis()
-        ));
-        fs::create_dir(&path)
-            .with_context(|| format!("cannot make the folder {}", path.display()))?;
-        Ok(Self { path, owned: true })
-    }
-
-    fn path(&self) -> &Path {
-        &self.path
-    }
-
-    fn keep(mut self) {
-        self.owned = false;
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        if self.owned && self.path.exists() {
-            remove_folder(&self.path);
-        }
-    }
-}
-
-/// A container of ours that holds a server.
-struct Container {
-    host: String,
-    id: String,
-    owned: bool,
-}
-
-impl Container {
-    /// Starts `image` with `port` published on a free port of 127.0.0.1, and returns that port too.
-    fn start(host: &str, image: &str, port: u16) -> Result<(Self, u16)> {
-        let published = free_port()?;
-        let id = process::output(docker(host).args([
-            "run",
-            "--detach",
-            "--rm",
-            "--publish",
-            &format!("127.0.0.1:{published}:{port}"),
-            image,
-        ]))?;
-        Ok((
-            Self {
-                host: host.to_owned(),
-                id: id.trim().to_owned(),
-                owned: true,
-            },
-            published,
-        ))
-    }
-
-    fn keep(mut self) {
-        self.owned = false;
-    }
-}
-
-impl Drop for Container {
-    fn drop(&mut self) {
-        if self.owned {
-            // Not through `process`: it must be stopped also after an interrupt.
-            stop_quietly(docker(&self.host).args(["rm", "--force", "--volumes", &self.id]));
-        }
-    }
 }
 
 /// A command that cleans up: it runs even after an interrupt, and what it says matters only if it fails.
@@ -556,22 +330,6 @@ pub(crate) fn docker(host: &str) -> Command {
 /// other way. Does not start one: where that is possible, packages are too.
 fn engine_that_pulls() -> Option<String> {
     engine::running().map(|(host, _)| host)
-}
-
-/// Waits until the server in a container answers.
-fn wait_for_container(image: &str, ready: impl Fn() -> bool) -> Result<()> {
-    let deadline = Instant::now() + START_MAX;
-    while !ready() {
-        process::check_interrupted()?;
-        if Instant::now() >= deadline {
-            bail!(
-                "a container of {image} did not answer within {} s",
-                START_MAX.as_secs()
-            );
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    Ok(())
 }
 
 /// A variable of the environment; an empty one is none.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{State, docker, from_environment, no_way, stop_quietly};
+use super::{docker, from_environment, no_way, state::State, stop_quietly};
 use crate::install;
 use crate::process::{self, Server, find_program};
 use crate::workspace;
@@ -188,7 +188,7 @@ fn answers(host: &str) -> bool {
 /// Starts an engine whose data and socket are our own: it shares nothing with one that the system may
 /// be set up to run.
 fn start(program: &Path, folder: &Path) -> Result<Engine> {
-    super::remove_folders_of_the_dead();
+    super::folder::remove_those_of_the_dead();
     let data = workspace::state_dir().join("engine");
     fs::create_dir_all(&data)
         .with_context(|| format!("cannot make the folder {}", data.display()))?;

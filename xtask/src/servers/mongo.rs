@@ -12,7 +12,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use super::{Container, Found, Keeper, START_MAX, State, engine_that_pulls, free_port, no_way};
+use super::{
+    Found, Keeper, START_MAX,
+    container::{self, Container},
+    engine_that_pulls, free_port, no_way,
+    state::State,
+};
 use crate::install::{self, CargoTool};
 use crate::process::{Server, check_interrupted, find_program};
 
@@ -110,7 +115,7 @@ fn start(program: &Path, folder: &Path) -> Result<Found> {
 }
 
 fn in_container(container: Container, port: u16) -> Result<Found> {
-    super::wait_for_container(IMAGE, || answers(port))?;
+    container::wait_for(IMAGE, || answers(port))?;
     Ok(Found {
         variable: VARIABLE,
         address: format!("mongodb://127.0.0.1:{port}"),
