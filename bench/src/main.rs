@@ -26,6 +26,7 @@ use anyhow::{Context, Result, bail};
 use clap::Parser as _;
 
 use cli::{Cli, Command};
+use scenario::in_case;
 
 fn main() -> ExitCode {
     match try_main() {
@@ -59,15 +60,30 @@ fn try_main() -> Result<()> {
 async fn command(cli: Cli) -> Result<()> {
     let date = mongodb::bson::DateTime::now().try_to_rfc3339_string()?;
     let (scenario, found) = match &cli.command {
-        Command::Task(args) => ("task", scenario::task::run(args).await?),
-        Command::Frontend(args) => ("frontend", scenario::frontend::run(args).await?),
+        Command::Task(args) => (
+            "task",
+            in_case(async |case| scenario::task::run(case, args).await).await?,
+        ),
+        Command::Frontend(args) => (
+            "frontend",
+            in_case(async |case| scenario::frontend::run(case, args).await).await?,
+        ),
         Command::Mix(args) => ("mix", scenario::mix::run(args).await?),
         Command::Scale(args) => ("scale", scenario::scale::run(args).await?),
         Command::Audit(args) => ("audit", scenario::audit::run(args).await?),
-        Command::Memory(args) => ("memory", scenario::memory::run(args).await?),
+        Command::Memory(args) => (
+            "memory",
+            in_case(async |case| scenario::memory::run(case, args).await).await?,
+        ),
         Command::Micro(args) => ("micro", scenario::micro::run(args).await?),
-        Command::Floor(args) => ("floor", scenario::floor::run(args).await?),
-        Command::Peers(args) => ("peers", scenario::peers::run(args).await?),
+        Command::Floor(args) => (
+            "floor",
+            in_case(async |case| scenario::floor::run(case, args).await).await?,
+        ),
+        Command::Peers(args) => (
+            "peers",
+            in_case(async |case| scenario::peers::run(case, args).await).await?,
+        ),
         Command::Compare { before, after, all } => {
             say(&compare::compare(before, after, *all)?);
             return Ok(());

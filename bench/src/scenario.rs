@@ -13,6 +13,7 @@ pub(crate) mod task;
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Result;
+use e2e::case::Case;
 
 use crate::{
     cli::Measuring,
@@ -22,6 +23,22 @@ use crate::{
     questions::Kind,
     report::{Machine, Point, Report},
 };
+
+/// Measures with a folder of its own. Where that fails, the logs of what was started for it are kept,
+/// and the error says where.
+///
+/// # Errors
+/// Those of the measurement; there is no such folder.
+pub(crate) async fn in_case<T>(measure: impl AsyncFnOnce(&Case) -> Result<T>) -> Result<T> {
+    let case = Case::new()?;
+    match measure(&case).await {
+        Ok(measured) => Ok(measured),
+        Err(error) => Err(match case.keep() {
+            Ok(kept) => error.context(format!("no result; logs in {}", kept.display())),
+            Err(lost) => error.context(format!("no result, and no logs ({lost:#})")),
+        }),
+    }
+}
 
 /// What a scenario hands back.
 #[derive(Debug, Default)]

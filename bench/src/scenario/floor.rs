@@ -21,16 +21,15 @@ use super::{Found, ratios};
 ///
 /// # Errors
 /// Something does not come up, or an answer is wrong.
-pub(crate) async fn run(args: &FloorArgs) -> Result<Found> {
+pub(crate) async fn run(case: &Case, args: &FloorArgs) -> Result<Found> {
     let binaries = Binaries::get(args.deployment.binaries.as_deref()).await?;
-    let case = Case::new()?;
-    let mut servers = Servers::start(&case, args.deployment.sync_on_commit).await?;
+    let mut servers = Servers::start(case, args.deployment.sync_on_commit).await?;
     let redis = servers.redis.address;
     let counts = args.deployment.counts();
-    let services = Services::start(&case, &servers, &binaries.0, counts).await?;
-    let http = Alone::http(&case).await?;
-    let two = Alone::hops(&case, redis, 2).await?;
-    let four = Alone::hops(&case, redis, 4).await?;
+    let services = Services::start(case, &servers, &binaries.0, counts).await?;
+    let http = Alone::http(case).await?;
+    let two = Alone::hops(case, redis, 2).await?;
+    let four = Alone::hops(case, redis, 4).await?;
 
     let whole = services.system(
         &mut servers,

@@ -22,12 +22,11 @@ const CONNECTIONS: [usize; 3] = [1, 10, 500];
 ///
 /// # Errors
 /// Something does not come up, or an answer is wrong.
-pub(crate) async fn run(args: &FrontendArgs) -> Result<Found> {
+pub(crate) async fn run(case: &Case, args: &FrontendArgs) -> Result<Found> {
     let binaries = Binaries::get(args.deployment.binaries.as_deref()).await?;
-    let case = Case::new()?;
-    let mut servers = Servers::start(&case, args.deployment.sync_on_commit).await?;
+    let mut servers = Servers::start(case, args.deployment.sync_on_commit).await?;
     let counts = args.deployment.counts();
-    let services = Services::start(&case, &servers, &binaries.0, counts).await?;
+    let services = Services::start(case, &servers, &binaries.0, counts).await?;
     let systems = [services.system(&mut servers, "GET /".to_owned(), Kind::Root)];
     let repeat = args.measuring.repeat;
 

@@ -25,12 +25,11 @@ const IN_FLIGHT: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// Something does not come up, or an answer is wrong.
-pub(crate) async fn run(args: &MemoryArgs) -> Result<Found> {
+pub(crate) async fn run(case: &Case, args: &MemoryArgs) -> Result<Found> {
     let binaries = Binaries::get(args.deployment.binaries.as_deref()).await?;
-    let case = Case::new()?;
-    let servers = Servers::start(&case, args.deployment.sync_on_commit).await?;
+    let servers = Servers::start(case, args.deployment.sync_on_commit).await?;
     let counts = args.deployment.counts();
-    let services = Services::start(&case, &servers, &binaries.0, counts).await?;
+    let services = Services::start(case, &servers, &binaries.0, counts).await?;
     let target = Target {
         addresses: services.up.addresses(),
         kind: Kind::Distinct,

@@ -15,15 +15,14 @@ use super::{Found, USUAL, others, ratios};
 ///
 /// # Errors
 /// Something is missing or does not come up, or an answer is wrong.
-pub(crate) async fn run(args: &PeersArgs) -> Result<Found> {
+pub(crate) async fn run(case: &Case, args: &PeersArgs) -> Result<Found> {
     let binaries = Binaries::get(args.deployment.binaries.as_deref()).await?;
-    let case = Case::new()?;
-    let mut servers = Servers::start(&case, args.deployment.sync_on_commit).await?;
+    let mut servers = Servers::start(case, args.deployment.sync_on_commit).await?;
     let redis = servers.redis.address;
     let counts = args.deployment.counts();
-    let services = Services::start(&case, &servers, &binaries.0, counts).await?;
-    let moleculer = Alone::moleculer(&case, redis).await?;
-    let nats = Alone::nats(&case).await?;
+    let services = Services::start(case, &servers, &binaries.0, counts).await?;
+    let moleculer = Alone::moleculer(case, redis).await?;
+    let nats = Alone::nats(case).await?;
 
     let ours = services.system(
         &mut servers,

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use e2e::case::Case;
 
 use crate::{
     cli::ScaleArgs,
@@ -16,7 +15,7 @@ use crate::{
     report::{Better, Point, number},
 };
 
-use super::Found;
+use super::{Found, in_case};
 
 /// Backends, with one of the others.
 const BACKENDS: [u32; 4] = [1, 3, 10, 50];
@@ -63,12 +62,15 @@ pub(crate) async fn run(args: &ScaleArgs) -> Result<Found> {
         );
         let mut point = Point::new(series, label).at(f64::from(x), x_name);
         // Servers of its own: what the last one wrote does not slow the next one down.
-        let case = Case::new()?;
-        let mut servers = Servers::start(&case, false).await?;
-        let services = Services::start(&case, &servers, &binaries.0, counts).await?;
-        for _ in 0..args.measuring.repeat {
-            deliveries(args, &mut servers, &services, &mut point, &mut progress).await?;
-        }
+        in_case(async |case| {
+            let mut servers = Servers::start(case, false).await?;
+            let services = Services::start(case, &servers, &binaries.0, counts).await?;
+            for _ in 0..args.measuring.repeat {
+                deliveries(args, &mut servers, &services, &mut point, &mut progress).await?;
+            }
+            Ok(())
+        })
+        .await?;
         points.push(point);
     }
     progress.finish();

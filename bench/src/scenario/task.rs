@@ -17,9 +17,8 @@ use super::{Found, USUAL, others};
 ///
 /// # Errors
 /// Something does not come up, or an answer is wrong.
-pub(crate) async fn run(args: &TaskArgs) -> Result<Found> {
+pub(crate) async fn run(case: &Case, args: &TaskArgs) -> Result<Found> {
     let binaries = Binaries::get(args.deployment.binaries.as_deref()).await?;
-    let case = Case::new()?;
     let kinds = args.bodies.kinds();
     let mut found = Found {
         title: "POST /task, from the HTTP caller's side".to_owned(),
@@ -29,7 +28,7 @@ pub(crate) async fn run(args: &TaskArgs) -> Result<Found> {
     let mut set = |name: &str, value: String| found.settings.insert(name.to_owned(), value);
     if args.one_process {
         let sync = args.sqlite_sync.as_str();
-        let up = OneProcess::start(&case, &binaries.0, sync).await?;
+        let up = OneProcess::start(case, &binaries.0, sync).await?;
         set(
             "deployment",
             format!("one process, SQLite with sync {sync}"),
@@ -52,9 +51,9 @@ pub(crate) async fn run(args: &TaskArgs) -> Result<Found> {
         found.points = args.measuring.measure(&systems.collect::<Vec<_>>()).await?;
         return Ok(found);
     }
-    let mut servers = Servers::start(&case, args.deployment.sync_on_commit).await?;
+    let mut servers = Servers::start(case, args.deployment.sync_on_commit).await?;
     let counts = args.deployment.counts();
-    let services = Services::start(&case, &servers, &binaries.0, counts).await?;
+    let services = Services::start(case, &servers, &binaries.0, counts).await?;
     set("deployment", args.deployment.describe(&servers));
     let systems: Vec<_> = kinds
         .iter()
