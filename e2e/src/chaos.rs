@@ -70,6 +70,8 @@ pub struct Settings {
     pub rate: u32,
     /// How long faults last.
     pub length: Length,
+    /// The load goes on until so many requests have been offered, however short the scenario is.
+    pub requests: u32,
 }
 
 /// Plays one scenario and judges it. Once a second it tells how far it is.
@@ -93,10 +95,15 @@ pub async fn play(
     set.run_until(async {
         let rate = f64::from(settings.rate);
         let load = Load::start(case.id(), deployment.frontends(), rate);
-        let mut stage = Stage::new(deployment, load.clone(), seed, settings.length);
+        let mut stage = Stage::new(deployment, load.clone(), seed, settings);
         stage.calm().await;
+        let act = async {
+            scenario.act(&mut stage).await?;
+            stage.offered(1, 1).await;
+            anyhow::Ok(())
+        };
         let acted = tokio::select! {
-            acted = scenario.act(&mut stage) => acted,
+            acted = act => acted,
             () = tell_every_second(&load, &tell) => Ok(()),
         };
         acted.with_context(|| format!("{}, seed {}", scenario.name, settings.seed))?;

@@ -9,6 +9,7 @@ use mongodb::{
     bson::{Bson, Document, doc, oid::ObjectId},
     options::ClientOptions,
 };
+use serde::de::DeserializeOwned;
 
 use crate::bare::WARM_UP;
 
@@ -62,14 +63,18 @@ impl Records {
         Ok(tasks.count_documents(doc! { "status": "open" }).await?)
     }
 
-    /// Everything in one collection, in the order of the ids.
+    /// Everything in one collection, in the order of the ids: as [`Document`]s, or as
+    /// [`RawDocumentBuf`](mongodb::bson::RawDocumentBuf)s where they are many.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub async fn all(&self, collection: &str) -> Result<Vec<Document>> {
+    pub async fn all<D>(&self, collection: &str) -> Result<Vec<D>>
+    where
+        D: DeserializeOwned + Unpin + Send + Sync,
+    {
         let found = self
             .0
-            .collection::<Document>(collection)
+            .collection::<D>(collection)
             .find(doc! {})
             .sort(doc! { "_id": 1 })
             .await

@@ -405,6 +405,18 @@ impl Server {
         self.process.as_mut().context("it does not run")
     }
 
+    /// Closes all connections of clients, subscribers or not. It goes on running.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn cut_everyone(&self) -> Result<()> {
+        let mut redis = Redis::connect(&self.address.to_string()).await?;
+        for kind in [&b"pubsub"[..], b"normal"] {
+            redis.command(&[b"CLIENT", b"KILL", b"TYPE", kind]).await?;
+        }
+        Ok(())
+    }
+
     /// Kills it.
     ///
     /// # Errors

@@ -59,6 +59,9 @@ struct Cli {
     /// Requests a second.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=5_000))]
     rate: u32,
+    /// The load of each scenario goes on until it has offered so many requests.
+    #[arg(long, default_value_t = 0)]
+    requests: u32,
     /// What lasts ten seconds lasts three, as in the tests.
     #[arg(long)]
     short: bool,
@@ -164,6 +167,7 @@ fn run(cli: &Cli) -> Result<bool> {
                 } else {
                     Length::Full
                 },
+                requests: cli.requests,
             };
             match play(scenario, settings) {
                 Ok(verdict) => verdicts.push(verdict),

@@ -9,13 +9,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use mongodb::bson::Document;
+use mongodb::bson::{Document, RawDocument, RawDocumentBuf};
 
 use super::load::{Asked, Done, Outcome};
-use crate::{
-    records::{Records, says},
-    until::until,
-};
+use crate::{records::Records, until::until};
 
 /// After the load has ended, every record ends within this: its deadline, the time until others
 /// take it for abandoned, one sweep; and as much again, for a busy machine.
@@ -24,8 +21,8 @@ const RECORDS_END: Duration = Duration::from_secs(12);
 /// What the log and the effects say.
 #[derive(Debug)]
 pub(super) struct Ledger {
-    /// The records of each key.
-    records: HashMap<String, Vec<Document>>,
+    /// The records of each key, as bytes: there may be a million.
+    records: HashMap<String, Vec<RawDocumentBuf>>,
     /// The texts of the responses by their ids.
     responses: HashMap<String, String>,
     /// How often each key had its effect.
@@ -61,8 +58,8 @@ impl Ledger {
             })
             .await,
         );
-        let mut by_key: HashMap<String, Vec<Document>> = HashMap::new();
-        for task in records.tasks().await? {
+        let mut by_key: HashMap<String, Vec<RawDocumentBuf>> = HashMap::new();
+        for task in records.all::<RawDocumentBuf>("tasks").await? {
             let key = task
                 .get_str("callerRequestId")
                 .unwrap_or_default()
@@ -70,7 +67,7 @@ impl Ledger {
             by_key.entry(key).or_default().push(task);
         }
         let mut responses = HashMap::new();
-        for response in records.all("responses").await? {
+        for response in records.all::<Document>("responses").await? {
             let id = response.get_object_id("_id")?.to_hex();
             responses.insert(id, response.get_str("response")?.to_owned());
         }
@@ -82,8 +79,8 @@ impl Ledger {
     }
 
     /// All records.
-    pub(super) fn records(&self) -> impl Iterator<Item = &Document> {
-        self.records.values().flatten()
+    pub(super) fn records(&self) -> impl Iterator<Item = &RawDocument> {
+        self.records.values().flatten().map(|record| &**record)
     }
 
     pub(super) fn balance(&self, done: &[Done]) -> Balance {
@@ -113,14 +110,15 @@ impl Ledger {
     fn is_recorded(&self, asked: &Asked) -> Result<()> {
         let records = self.records.get(&asked.key).map_or(&[][..], Vec::as_slice);
         let [record] = records else {
-            bail!("{} records instead of one: {records:?}", records.len());
+            let shown: Vec<_> = records.iter().map(|record| shown(record)).collect();
+            bail!("{} records instead of one: {shown:?}", records.len());
         };
-        if !says(record, "status", "answered") {
-            bail!("not answered: {record}");
+        if !record.get_str("status").is_ok_and(|is| is == "answered") {
+            bail!("not answered: {}", shown(record));
         }
         let id = record
             .get_str("toResponseBodyId")
-            .with_context(|| format!("no response: {record}"))?;
+            .with_context(|| format!("no response: {}", shown(record)))?;
         match self.responses.get(id) {
             Some(text) if *text == asked.result => Ok(()),
             text => bail!("the response is {text:?}, {:?} was answered", asked.result),
@@ -128,7 +126,15 @@ impl Ledger {
     }
 }
 
-fn has_ended(record: &Document) -> bool {
+/// A record to read; what is no document is shown as bytes.
+pub(super) fn shown(record: &RawDocument) -> String {
+    match Document::try_from(record) {
+        Ok(document) => document.to_string(),
+        Err(_) => format!("{record:?}"),
+    }
+}
+
+fn has_ended(record: &RawDocument) -> bool {
     record
         .get_str("status")
         .is_ok_and(|status| status != "open")

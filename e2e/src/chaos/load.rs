@@ -232,6 +232,12 @@ impl Load {
         self.0.offered.borrow_mut().killed.insert(frontend);
     }
 
+    /// Requests sent so far.
+    #[must_use]
+    pub fn offered(&self) -> u32 {
+        self.0.number.get()
+    }
+
     /// What was reached so far.
     #[must_use]
     pub fn progress(&self) -> Progress {

@@ -12,7 +12,7 @@ use std::fmt;
 
 use anyhow::Result;
 use futures_util::future::LocalBoxFuture;
-use mongodb::bson::Document;
+use mongodb::bson::RawDocument;
 
 use super::{deployment::Plan, stage::Stage};
 
@@ -33,7 +33,7 @@ pub struct Scenario {
     /// Whether nothing in it excuses an effect that happens twice.
     pub(super) once: bool,
     /// What the records must show beyond the equation.
-    look: fn(&mut Stage<'_>, &[&Document]),
+    look: fn(&mut Stage<'_>, &[&RawDocument]),
 }
 
 /// The errors of an outage: clear, and a reason to try again.
@@ -79,7 +79,7 @@ impl Scenario {
     }
 
     /// Looks at the records also otherwise.
-    const fn looking(mut self, look: fn(&mut Stage<'_>, &[&Document])) -> Self {
+    const fn looking(mut self, look: fn(&mut Stage<'_>, &[&RawDocument])) -> Self {
         self.look = look;
         self
     }
@@ -92,7 +92,7 @@ impl Scenario {
         (self.act)(stage).await
     }
 
-    pub(super) fn look_at_records(&self, stage: &mut Stage<'_>, records: &[&Document]) {
+    pub(super) fn look_at_records(&self, stage: &mut Stage<'_>, records: &[&RawDocument]) {
         (self.look)(stage, records);
     }
 

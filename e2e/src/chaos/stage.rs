@@ -7,7 +7,7 @@ use rand::{RngExt, rngs::StdRng};
 use tokio::time::sleep;
 
 use super::{
-    Length,
+    Length, Settings,
     deployment::{Deployment, Receivers},
     load::Load,
     verdict::Fault,
@@ -16,6 +16,9 @@ use crate::{bare::Kind, http};
 
 /// After a fault, everybody is subscribed again within this.
 const SUBSCRIBED_AGAIN: Duration = Duration::from_secs(15);
+
+/// How often the number of requests is looked at where a scenario waits for it.
+const OFFERED_LOOK: Duration = Duration::from_millis(10);
 
 /// A scenario at work.
 #[derive(Debug)]
@@ -28,6 +31,8 @@ pub struct Stage<'c> {
     pub seed: StdRng,
     /// How long faults last.
     pub length: Length,
+    /// Requests that are to be offered at least.
+    requests: u32,
     pub(super) faults: Vec<Fault>,
     pub(super) notes: Vec<String>,
     pub(super) failures: Vec<String>,
@@ -38,13 +43,14 @@ impl<'c> Stage<'c> {
         deployment: Deployment<'c>,
         load: Load,
         seed: StdRng,
-        length: Length,
+        settings: Settings,
     ) -> Self {
         Self {
             deployment,
             load,
             seed,
-            length,
+            length: settings.length,
+            requests: settings.requests,
             faults: Vec::new(),
             notes: Vec::new(),
             failures: Vec::new(),
@@ -63,6 +69,15 @@ impl<'c> Stage<'c> {
     pub async fn calm(&mut self) {
         self.pass(Duration::from_millis(700), Duration::from_millis(1_300))
             .await;
+    }
+
+    /// Lets the load go on until this share of the requests that are asked for has been offered: so
+    /// faults are spread over all of them.
+    pub async fn offered(&self, nth: u32, of: u32) {
+        let share = u64::from(self.requests) * u64::from(nth) / u64::from(of);
+        while u64::from(self.load.offered()) < share {
+            sleep(OFFERED_LOOK).await;
+        }
     }
 
     /// A fault begins now, and is over at once unless [`over`](Self::over) says otherwise.

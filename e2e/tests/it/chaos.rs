@@ -25,6 +25,7 @@ fn holds(name: &str) {
             seed: SEED,
             rate: RATE,
             length: Length::Short,
+            requests: 0,
         };
         let verdict = chaos::play(case, scenario, settings, |line| println!("{line}")).await?;
         println!("{}", verdict::table(std::slice::from_ref(&verdict)));
@@ -85,6 +86,11 @@ fn redis_refuses() {
 #[test]
 fn redis_cuts_subscriber() {
     holds("redis-cuts-subscriber");
+}
+
+#[test]
+fn redis_cuts_everyone() {
+    holds("redis-cuts-everyone");
 }
 
 #[test]

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use mongodb::bson::Document;
+use mongodb::bson::RawDocument;
 
 use super::{Scenario, Stage};
 use crate::{
     bare::Kind,
-    chaos::{Length, load::Mix},
+    chaos::{Length, ledger::shown, load::Mix},
     until::{SOON, until_true},
 };
 
@@ -108,7 +108,7 @@ async fn every_events_service_is_used(stage: &Stage<'_>) -> Result<()> {
 
 /// The times of a record are those of one clock, however wrong: they are in the order of what
 /// happened, and no task took longer than its deadline allows.
-fn times_are_in_order(stage: &mut Stage<'_>, records: &[&Document]) {
+fn times_are_in_order(stage: &mut Stage<'_>, records: &[&RawDocument]) {
     let longest = Duration::from_secs(3);
     let mut wrong = 0;
     let mut example = None;
@@ -127,7 +127,7 @@ fn times_are_in_order(stage: &mut Stage<'_>, records: &[&Document]) {
         });
         if !times.is_sorted() || !fits {
             wrong += 1;
-            example.get_or_insert_with(|| record.to_string());
+            example.get_or_insert_with(|| shown(record));
         }
     }
     stage.check(

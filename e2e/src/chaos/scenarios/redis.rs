@@ -36,6 +36,11 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         redis: vec!["--client-output-buffer-limit", "pubsub 1mb 0 0"],
         ..Plan::default()
     }),
+    Scenario::new(
+        "redis-cuts-everyone",
+        "Redis cuts all connections off, fifty times; nobody is subscribed twice or not at all",
+        |stage| Box::pin(cuts_everyone(stage)),
+    ),
 ];
 
 async fn restarts(stage: &mut Stage<'_>) -> Result<()> {
@@ -107,6 +112,26 @@ async fn cuts_subscriber(stage: &mut Stage<'_>) -> Result<()> {
     let cut = log.matches("overcoming of output buffer limits").count();
     stage.note(format!("Redis cut {cut} subscribers off"));
     stage.check(cut > 0, "Redis cut nobody off: the fault did not happen");
+    Ok(())
+}
+
+async fn cuts_everyone(stage: &mut Stage<'_>) -> Result<()> {
+    let before = stage.receivers().await?;
+    let times = match stage.length {
+        Length::Short => 3,
+        Length::Full => 50,
+    };
+    for nth in 0..times {
+        stage.offered(nth, times).await;
+        stage.receivers_are(&before).await;
+        stage.fault("Redis cuts everybody off");
+        stage.deployment.redis.cut_everyone().await?;
+        stage.over();
+        stage.receivers_are(&before).await;
+        stage.calm().await;
+    }
+    stage.offered(times, times).await;
+    stage.receivers_are(&before).await;
     Ok(())
 }
 
