@@ -15,7 +15,7 @@ use crate::{
 /// Answers kept in memory.
 const ANSWERS_MAX: usize = 65_536;
 /// Bytes of questions and answers kept in memory.
-const BYTES_MAX: usize = 8 << 20;
+const BYTES_MAX: usize = 6 << 20;
 /// Questions put to the log at once.
 const BATCH_MAX: usize = 256;
 

@@ -3,14 +3,14 @@
 use std::{path::PathBuf, sync::Arc};
 
 use events_service::audit::{
-    AuditError, AuditLog, Filter, Record, Write, Written,
+    AuditError, AuditLog, Filter, Outcome, Record, Write, Written,
     sqlite::{SqliteAuditLog, SyncMode},
 };
 use tempfile::TempDir;
 
 use crate::suite::{
     audit::{Place, audit_suite},
-    records::{answered, inserts, open, question, stored},
+    records::{answered, ended, inserts, long, open, question, stored},
 };
 
 audit_suite!(crate::sqlite::place);
@@ -125,6 +125,68 @@ async fn a_file_that_cannot_be_used_is_named_with_the_cause() {
         foreign.prepare().await,
         Err(AuditError::Unusable { .. })
     ));
+}
+
+#[tokio::test]
+async fn short_texts_stand_in_their_record() {
+    let place = place().await;
+    let log = place.ready().await;
+    let record = answered("15");
+    let later = open();
+    log.write(&inserts(&[record.clone(), later.clone()]))
+        .await
+        .unwrap();
+    let later = ended(later, Outcome::Answered("16".into()));
+    let completion = Write::Complete(later.clone());
+    for _ in 0..2 {
+        let written = log.write(std::slice::from_ref(&completion)).await;
+        assert_eq!(written.unwrap(), [Written::Done]);
+    }
+    let other = Write::Complete(ended(later.clone(), Outcome::Answered("17".into())));
+    assert_eq!(log.write(&[other]).await.unwrap(), [Written::AlreadyEnded]);
+    for record in [&record, &later] {
+        assert_eq!(log.show(record.id).await.unwrap(), Some(stored(record)));
+    }
+    let found = log.find_answers(&[question(&later)]).await.unwrap();
+    assert_eq!(found[0].as_ref().unwrap().text, "16");
+    assert_eq!(place.count("requests").await, 0);
+    assert_eq!(place.count("responses").await, 0);
+}
+
+/// A file from before short texts stood in their records.
+#[tokio::test]
+async fn a_file_of_an_older_version_is_gone_on_with() {
+    let place = place().await;
+    let body = long("a body");
+    let record = Record {
+        body,
+        ..answered(&long("15"))
+    };
+    let log = place.ready().await;
+    log.write(&inserts(std::slice::from_ref(&record)))
+        .await
+        .unwrap();
+    log.close().await;
+    place
+        .raw()
+        .execute_batch(
+            "alter table tasks drop column request; alter table tasks drop column response",
+        )
+        .unwrap();
+
+    let told = why(SqliteAuditLog::open_read_only(&place.path()));
+    assert!(told.contains("older version"), "{told}");
+    let log = place.ready().await;
+    let next = answered("16");
+    log.write(&inserts(std::slice::from_ref(&next)))
+        .await
+        .unwrap();
+    let reader = SqliteAuditLog::open_read_only(&place.path()).unwrap();
+    for record in [&record, &next] {
+        assert_eq!(reader.show(record.id).await.unwrap(), Some(stored(record)));
+    }
+    let found = log.find_answers(&[question(&record)]).await.unwrap();
+    assert_eq!(found[0].as_ref().unwrap().text, long("15"));
 }
 
 #[tokio::test]

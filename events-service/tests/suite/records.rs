@@ -53,6 +53,11 @@ pub(crate) fn ended(mut record: Record, outcome: Outcome) -> Record {
     record
 }
 
+/// A text that is stored apart from its record in every store.
+pub(crate) fn long(text: &str) -> String {
+    format!("{text}{}", ".".repeat(1_000))
+}
+
 pub(crate) fn failed(code: FailureCode) -> Outcome {
     Outcome::Failed(Failure::new(code, "a sentence"))
 }

@@ -18,7 +18,7 @@ case
     when status not in ('open', 'answered', 'failed', 'timed_out', 'abandoned')
         or (status = 'open') = (toReceivedTime is not null)
         or (status in ('failed', 'timed_out', 'abandoned')) <> (reason is not null)
-        or (toResponseBodyId is not null and status <> 'answered') then 'contradictory'
+        or (coalesce(toResponseBodyId, response) is not null and status <> 'answered') then 'contradictory'
     when status = 'open' and deadline < :settled then 'overdue'
     when status = 'open' then 'in_flight'
     when status = 'answered' and answeredFromId is not null then 'repeated'
@@ -65,7 +65,7 @@ fn balance(connection: &Connection, query: &BalanceQuery) -> rusqlite::Result<Ba
     }
     let without_response = format!(
         "select _id from tasks where {WITHIN} and v = {VERSION} and status = 'answered'
-            and toReceivedTime < :settled
+            and toReceivedTime < :settled and response is null
             and not exists (select 1 from responses where responses._id = toResponseBodyId)"
     );
     balance.without_response = found(connection, query, &without_response)?;

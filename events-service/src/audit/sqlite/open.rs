@@ -4,15 +4,15 @@ use std::{path::Path, time::Duration};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::{SyncMode, store::Store};
+use super::{SyncMode, checkpoint::Checkpoints, store::Store};
 use crate::audit::AuditError;
 
 /// How long to wait for another process that has the file locked: readers never have, another
 /// writer for one batch.
 const BUSY_MAX: Duration = Duration::from_secs(3);
-/// Pages of the log beside the file (WAL) before they are put into it, 64 MB: at the usual 1,000, a
-/// busy service would copy and sync several times a second. It is also what has to be read again
-/// after a crash.
+/// Pages of the log beside the file (WAL) at which it is begun anew, 64 MB: at the usual 1,000, a
+/// busy service would sync the file several times a second. It is also what has to be read again
+/// after a crash. Most of them are in the file by then ([`Checkpoints`]).
 const CHECKPOINT_PAGES: i64 = 16_384;
 /// Largest size to which the log beside the file is cut back.
 const WAL_BYTES_MAX: i64 = 128 << 20;
@@ -41,10 +41,10 @@ pub(super) fn for_writing(path: &Path, sync: SyncMode) -> Result<Store, AuditErr
         connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
         connection.pragma_update(None, "journal_size_limit", WAL_BYTES_MAX)?;
         connection.pragma_update(None, "cache_size", CACHE_KIB)?;
-        Ok(Some(connection))
+        Ok(Some((connection, Checkpoints::start(path)?)))
     };
     match opening() {
-        Ok(Some(connection)) => Ok(Store::new(connection, at, false)),
+        Ok(Some((connection, checkpoints))) => Ok(Store::new(connection, at, Some(checkpoints))),
         Ok(None) => Err(AuditError::Unusable {
             at,
             why: "the file cannot be written".to_owned(),
@@ -68,16 +68,29 @@ pub(super) fn for_reading(path: &Path) -> Result<Store, AuditError> {
         let tables =
             "select count(*) from sqlite_schema where name in ('tasks', 'requests', 'responses')";
         let count: i64 = connection.query_row(tables, [], |row| row.get(0))?;
-        Ok((connection, count == 3))
+        let is_of_today = has_column(&connection, "response")?;
+        Ok((connection, count == 3, is_of_today))
+    };
+    let unusable = |at, why: &str| AuditError::Unusable {
+        at,
+        why: why.to_owned(),
     };
     match opening() {
-        Ok((connection, true)) => Ok(Store::new(connection, at, true)),
-        Ok((_, false)) => Err(AuditError::Unusable {
+        Ok((connection, true, true)) => Ok(Store::new(connection, at, None)),
+        Ok((_, true, false)) => Err(unusable(
             at,
-            why: "the file holds no audit log".to_owned(),
-        }),
+            "the file was written by an older version; start the service on it once",
+        )),
+        Ok((_, false, _)) => Err(unusable(at, "the file holds no audit log")),
         Err(error) => Err(not_opened(path, at, &error)),
     }
+}
+
+/// Whether the records have this column.
+pub(super) fn has_column(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
+    let columns = "select count(*) from pragma_table_info('tasks') where name = ?1";
+    let count: i64 = connection.query_row(columns, [name], |row| row.get(0))?;
+    Ok(count == 1)
 }
 
 fn not_opened(path: &Path, at: String, error: &rusqlite::Error) -> AuditError {

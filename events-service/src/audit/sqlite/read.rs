@@ -7,14 +7,16 @@ use super::store::{Store, whole};
 use crate::audit::{Answer, AuditError, Filter, Question, StoredRecord};
 
 const FIND_ANSWER: &str = "
-select tasks._id, response from tasks join responses on responses._id = toResponseBodyId
+select tasks._id, coalesce(tasks.response, responses.response) as text
+from tasks left join responses on responses._id = toResponseBodyId
 where requestBodyId = ?1 and status = 'answered' and pure = 1 and answeredFromId is null
-    and task = ?2 and subtask = ?3 and fromContainerService = ?4
+    and task = ?2 and subtask = ?3 and fromContainerService = ?4 and text is not null
 limit 1";
 
 const SELECT: &str = "
-select tasks._id as id, status, reason, detail, fromRequestId, callerRequestId, task, subtask, request,
-    response, fromContainerId, fromContainerService, serviceContainerId, serviceContainerService,
+select tasks._id as id, status, reason, detail, fromRequestId, callerRequestId, task, subtask,
+    coalesce(tasks.request, requests.request) as request,
+    coalesce(tasks.response, responses.response) as response, fromContainerId, fromContainerService, serviceContainerId, serviceContainerService,
     toContainerId, toContainerService, image, attempts, pure, answeredFromId, waitedUs, ranUs,
     strftime('%Y-%m-%dT%H:%M:%fZ', fromReceivedTime / 1000.0, 'unixepoch') as received,
     strftime('%Y-%m-%dT%H:%M:%fZ', dispatchedTime / 1000.0, 'unixepoch') as dispatched,

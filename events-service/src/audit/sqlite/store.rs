@@ -8,7 +8,7 @@ use rusqlite::{
 };
 use shared::contract::{Address, ContainerId, FailureCode, RecordId};
 
-use super::open;
+use super::{checkpoint::Checkpoints, open};
 use crate::audit::{
     ABANDONED_DETAIL, AuditError, End, Outcome, Overdue, Record, Status, Write, Written,
     text_id::{KnownIds, TextId, TextKey},
@@ -18,6 +18,11 @@ use crate::audit::{
 pub(super) const VERSION: i64 = 2;
 /// Name under which the key of the text ids is kept in `meta`.
 const KEY_NAME: &str = "textKey";
+
+/// Bytes of a text that stands in its record. A text of its own is a row at a place that chance
+/// decides (its id is a hash), and so a page more to write for every record; a short one is not much
+/// longer than the reference to it. Longer ones are stored once each.
+const SHORT_MAX: usize = 128;
 
 /// The names of the contract and of MongoDB's collections. Texts are found by id only, and are small
 /// on the whole: one tree instead of two. Indexes cost with every record, so each is there for a
@@ -65,7 +70,9 @@ create table if not exists tasks (
     ranUs integer,
     answeredFromId text,
     salt blob not null,
-    seal blob
+    seal blob,
+    request text,
+    response text
 );
 -- One record per request, where `_id` does not say so.
 create unique index if not exists roundtrip_request on tasks (fromRequestId)
@@ -82,22 +89,26 @@ create index if not exists roundtrip_caller on tasks (callerRequestId)
     where callerRequestId is not null;
 ";
 
+/// What `tasks` has got since files were first written: short texts.
+const COLUMNS_ADDED: [&str; 2] = ["request", "response"];
+
 const INSERT_TASK: &str = "
 insert into tasks (
     _id, fromRequestId, fromContainerId, fromContainerService, fromReceivedTime, task, subtask,
     requestBodyId, toContainerId, toContainerService, serviceContainerId, serviceContainerService,
     toReceivedTime, toResponseBodyId, fromSentTime, v, status, reason, detail, attempts, pure, image,
-    callerRequestId, deadline, dispatchedTime, waitedUs, ranUs, answeredFromId, salt
+    callerRequestId, deadline, dispatchedTime, waitedUs, ranUs, answeredFromId, salt, request, response
 ) values (
     ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21,
-    ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29
+    ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31
 ) on conflict do nothing";
 
 const COMPLETE_TASK: &str = "
 update tasks set
     toContainerId = coalesce(:toContainerId, toContainerId),
     toContainerService = coalesce(:toContainerService, toContainerService),
-    toReceivedTime = :at, toResponseBodyId = :response, fromSentTime = :at, status = :status,
+    toReceivedTime = :at, toResponseBodyId = :responseId, response = :response, fromSentTime = :at,
+    status = :status,
     reason = :reason, detail = :detail, attempts = :attempts, image = coalesce(:image, image),
     dispatchedTime = coalesce(:dispatched, dispatchedTime), waitedUs = :waited, ranUs = :ran,
     answeredFromId = :answeredFrom
@@ -118,7 +129,8 @@ const INSERT_RESPONSE: &str =
 pub(super) struct Store {
     pub(super) connection: Connection,
     at: String,
-    is_read_only: bool,
+    /// `None` where nothing is written.
+    checkpoints: Option<Checkpoints>,
     pub(super) key: Option<TextKey>,
     requests: KnownIds,
     responses: KnownIds,
@@ -136,12 +148,16 @@ struct Ended<'a> {
 }
 
 impl Store {
-    pub(super) fn new(connection: Connection, at: String, is_read_only: bool) -> Self {
+    pub(super) fn new(
+        connection: Connection,
+        at: String,
+        checkpoints: Option<Checkpoints>,
+    ) -> Self {
         let (requests, responses) = (KnownIds::default(), KnownIds::default());
         Self {
             connection,
             at,
-            is_read_only,
+            checkpoints,
             key: None,
             requests,
             responses,
@@ -167,13 +183,19 @@ impl Store {
     }
 
     pub(super) fn prepare(&mut self) -> Result<(), AuditError> {
-        if self.is_read_only {
+        if self.checkpoints.is_none() {
             return Ok(());
         }
         let new_key = TextKey::random_bytes().map_err(|error| self.unavailable(error))?;
         let preparing = || {
             let transaction = begin(&self.connection)?;
             transaction.execute_batch(SCHEMA)?;
+            for column in COLUMNS_ADDED {
+                if !open::has_column(&transaction, column)? {
+                    transaction
+                        .execute(&format!("alter table tasks add column {column} text"), [])?;
+                }
+            }
             transaction.execute(
                 "insert into meta (name, value) values (?1, ?2) on conflict do nothing",
                 params![KEY_NAME, new_key],
@@ -214,6 +236,9 @@ impl Store {
                     .responses
                     .into_iter()
                     .for_each(|id| self.responses.insert(id));
+                if let Some(checkpoints) = &mut self.checkpoints {
+                    checkpoints.written(batch.len());
+                }
                 Ok(written)
             }
             Err(error) => {
@@ -223,10 +248,10 @@ impl Store {
         }
     }
 
-    fn write_with(
+    fn write_with<'b>(
         &mut self,
         key: &TextKey,
-        batch: &[Write],
+        batch: &'b [Write],
         new: &mut NewTexts,
     ) -> rusqlite::Result<Vec<Written>> {
         let transaction = begin(&self.connection)?;
@@ -235,34 +260,38 @@ impl Store {
             let mut statements = Statements::prepare(&transaction)?;
             for write in batch {
                 let mut response = |statements: &mut Statements<'_>,
-                                    record: &Record|
-                 -> rusqlite::Result<Option<String>> {
+                                    record: &'b Record|
+                 -> rusqlite::Result<Placed<'b>> {
                     let end = record.end.as_ref();
                     let Some(text) = end.and_then(|end| end.outcome.text()) else {
-                        return Ok(None);
+                        return Ok(Placed::default());
                     };
+                    if text.len() <= SHORT_MAX {
+                        return Ok(Placed::here(text));
+                    }
                     let id = key.id(text);
                     if !self.responses.contains(id) && new.responses.insert(id) {
                         statements.response.execute(params![id.to_hex(), text])?;
                     }
-                    Ok(Some(id.to_hex()))
+                    Ok(Placed::apart(id))
                 };
                 written.push(match write {
                     Write::Insert(record) => {
                         let response = response(&mut statements, record)?;
                         let id = key.id(&record.body);
-                        if !self.requests.contains(id) && new.requests.insert(id) {
+                        let is_apart = record.body.len() > SHORT_MAX;
+                        if is_apart && !self.requests.contains(id) && new.requests.insert(id) {
                             statements
                                 .request
                                 .execute(params![id.to_hex(), record.body])?;
                         }
-                        statements.insert(record, id, response.as_deref())?
+                        statements.insert(record, id, &response)?
                     }
                     Write::Complete(record) => {
                         debug_assert!(record.end.is_some(), "a completion without an end");
                         let response = response(&mut statements, record)?;
                         match &record.end {
-                            Some(end) => statements.complete(record, end, response.as_deref())?,
+                            Some(end) => statements.complete(record, end, &response)?,
                             None => Written::AlreadyEnded,
                         }
                     }
@@ -315,6 +344,7 @@ impl Store {
 
     /// Puts what is in the log beside the file into the file, as far as readers let it.
     pub(super) fn close(self) {
+        drop(self.checkpoints);
         if let Err((_, error)) = self.connection.close() {
             tracing::warn!(%error, at = self.at, "audit log not closed");
         }
@@ -328,12 +358,45 @@ struct NewTexts {
     responses: HashSet<TextId>,
 }
 
+/// Where the text of a response is: in its record, or apart under its id. Neither for none.
+#[derive(Default)]
+struct Placed<'a> {
+    id: Option<String>,
+    text: Option<&'a str>,
+}
+
+impl<'a> Placed<'a> {
+    fn here(text: &'a str) -> Self {
+        Self {
+            id: None,
+            text: Some(text),
+        }
+    }
+
+    fn apart(id: TextId) -> Self {
+        Self {
+            id: Some(id.to_hex()),
+            text: None,
+        }
+    }
+}
+
 /// What tells whether a record is stored as we wrote it.
 struct Stored {
     status: String,
     ended_at: Option<i64>,
+    response_id: Option<String>,
     response: Option<String>,
     events_service: String,
+}
+
+impl Stored {
+    fn is_ended_so(&self, status: Status, at: Option<i64>, response: &Placed<'_>) -> bool {
+        self.status == status.as_str()
+            && self.ended_at == at
+            && self.response_id == response.id
+            && self.response.as_deref() == response.text
+    }
 }
 
 /// The statements of a batch. They are kept by the connection from batch to batch.
@@ -355,7 +418,7 @@ impl<'c> Statements<'c> {
             response: connection.prepare_cached(INSERT_RESPONSE)?,
             reassign: connection.prepare_cached(REASSIGN_TASK)?,
             stored: connection.prepare_cached(
-                "select status, toReceivedTime, toResponseBodyId, serviceContainerId
+                "select status, toReceivedTime, toResponseBodyId, response, serviceContainerId
                  from tasks where _id = ?1",
             )?,
         })
@@ -365,7 +428,7 @@ impl<'c> Statements<'c> {
         &mut self,
         record: &Record,
         request: TextId,
-        response: Option<&str>,
+        response: &Placed<'_>,
     ) -> rusqlite::Result<Written> {
         let id = record.id.to_string();
         let backend = record.progress.backend.as_ref();
@@ -389,7 +452,7 @@ impl<'c> Statements<'c> {
             record.events_service.container.as_str(),
             record.events_service.service.as_str(),
             ended.at,
-            response,
+            response.id,
             // The reply goes out after the record is durable, so this is the moment just before.
             ended.at,
             VERSION,
@@ -406,6 +469,8 @@ impl<'c> Statements<'c> {
             ended.ran,
             ended.answered_from,
             salt,
+            (record.body.len() <= SHORT_MAX).then_some(&record.body),
+            response.text,
         ])?;
         if inserted == 1 {
             return Ok(Written::Done);
@@ -414,9 +479,7 @@ impl<'c> Statements<'c> {
         let stored = self.stored(&id)?;
         let is_ours = stored.is_some_and(|stored| {
             stored.events_service == record.events_service.container.as_str()
-                && stored.status == status.as_str()
-                && stored.ended_at == ended.at
-                && stored.response.as_deref() == response
+                && stored.is_ended_so(status, ended.at, response)
         });
         Ok(if is_ours {
             Written::Done
@@ -429,19 +492,20 @@ impl<'c> Statements<'c> {
         &mut self,
         record: &Record,
         end: &End,
-        response: Option<&str>,
+        response: &Placed<'_>,
     ) -> rusqlite::Result<Written> {
         let id = record.id.to_string();
         let backend = record.progress.backend.as_ref();
         let ended = Ended::of(end);
-        let status = end.outcome.status().as_str();
+        let status = end.outcome.status();
         let completed = self.complete.execute(named_params! {
             ":id": id,
             ":toContainerId": backend.map(|backend| backend.container.as_str()),
             ":toContainerService": backend.map(|backend| backend.service.as_str()),
             ":at": ended.at,
-            ":response": response,
-            ":status": status,
+            ":responseId": response.id,
+            ":response": response.text,
+            ":status": status.as_str(),
             ":reason": ended.reason,
             ":detail": ended.detail,
             ":attempts": record.progress.attempts,
@@ -456,11 +520,8 @@ impl<'c> Statements<'c> {
         }
         // The same end is this very completion, in an earlier try whose outcome was not known.
         let stored = self.stored(&id)?;
-        let is_ended_so = stored.is_some_and(|stored| {
-            stored.status == status
-                && stored.ended_at == ended.at
-                && stored.response.as_deref() == response
-        });
+        let is_ended_so =
+            stored.is_some_and(|stored| stored.is_ended_so(status, ended.at, response));
         Ok(if is_ended_so {
             Written::Done
         } else {
@@ -502,8 +563,9 @@ impl<'c> Statements<'c> {
             Ok(Stored {
                 status: row.get(0)?,
                 ended_at: row.get(1)?,
-                response: row.get(2)?,
-                events_service: row.get(3)?,
+                response_id: row.get(2)?,
+                response: row.get(3)?,
+                events_service: row.get(4)?,
             })
         });
         stored.optional()

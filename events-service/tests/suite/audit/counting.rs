@@ -115,7 +115,8 @@ pub(crate) async fn what_is_open_past_its_deadline_is_overdue_until_it_is_closed
 
 pub(crate) async fn an_answer_whose_response_is_gone_is_found(place: &impl Place) {
     let log = place.ready().await;
-    let before = [answered("gone"), answered("gone"), answered("gone as well")];
+    let (gone, gone_too) = (long("gone"), long("gone as well"));
+    let before = [answered(&gone), answered(&gone), answered(&gone_too)];
     log.write(&inserts(&before)).await.unwrap();
     place.empty("responses").await;
     // Whoever starts anew does not know the texts that were there.

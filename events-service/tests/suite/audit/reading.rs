@@ -114,7 +114,7 @@ pub(crate) async fn answers_are_for_the_same_question(place: &impl Place) {
 
 pub(crate) async fn a_lost_response_answers_nobody(place: &impl Place) {
     let log = place.ready().await;
-    let record = answered("15");
+    let record = answered(&long("15"));
     insert(&*log, &record).await;
     place.empty("responses").await;
     assert_eq!(
@@ -130,10 +130,10 @@ pub(crate) async fn a_lost_response_answers_nobody(place: &impl Place) {
         }
     );
     // Whoever starts anew stores it again.
-    let again = answered("15");
+    let again = answered(&long("15"));
     insert(&*place.ready().await, &again).await;
     let found = log.find_answers(&[question(&record)]).await.unwrap();
-    assert_eq!(found[0].as_ref().unwrap().text, "15");
+    assert_eq!(found[0].as_ref().unwrap().text, long("15"));
 }
 
 pub(crate) async fn lists_are_filtered_and_newest_first(place: &impl Place) {

@@ -14,7 +14,10 @@ pub(crate) async fn instances_that_start_at_once_agree(place: &impl Place) {
         }
     });
     join_all(preparing).await;
-    let record = answered("15");
+    let record = Record {
+        body: long("a body"),
+        ..answered(&long("15"))
+    };
     insert(&*logs[0], &record).await;
     for log in &logs {
         log.prepare().await.unwrap();
@@ -25,7 +28,7 @@ pub(crate) async fn instances_that_start_at_once_agree(place: &impl Place) {
         );
         let again = Record {
             body: record.body.clone(),
-            ..answered("15")
+            ..answered(&long("15"))
         };
         insert(&**log, &again).await;
     }
@@ -45,14 +48,14 @@ pub(crate) async fn instances_that_write_at_once_do_not_disturb_each_other(place
     let batches = |_| -> Vec<Vec<Record>> {
         let record = |n: usize| {
             let request_id = format!("request {n}").parse().unwrap();
-            let body = format!("{}", n % 7);
+            let body = long(&format!("{}", n % 7));
             ended(
                 Record {
                     request_id,
                     body,
                     ..open()
                 },
-                Outcome::Answered(format!("{}", n % 5)),
+                Outcome::Answered(long(&format!("{}", n % 5))),
             )
         };
         (0..ROUNDS)

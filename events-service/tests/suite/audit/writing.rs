@@ -195,11 +195,11 @@ pub(crate) async fn texts_are_stored_once(place: &impl Place) {
     let (log, other) = (place.ready().await, place.ready().await);
     let same = |n: u64| {
         let record = Record {
-            body: "the same body".into(),
+            body: long("the same body"),
             received_unix_ms: THEN + n,
             ..open()
         };
-        ended(record, Outcome::Answered("the same answer".into()))
+        ended(record, Outcome::Answered(long("the same answer")))
     };
     for log in [&log, &other, &log] {
         let records: Vec<_> = (0..10).map(same).collect();
@@ -209,9 +209,12 @@ pub(crate) async fn texts_are_stored_once(place: &impl Place) {
         );
         assert_eq!(show(&**log, &records[9]).await, stored(&records[9]));
     }
-    let record = open();
+    let record = Record {
+        body: long("another body"),
+        ..open()
+    };
     insert(&*log, &record).await;
-    let end = ended(record, Outcome::Answered("the same body".into()));
+    let end = ended(record, Outcome::Answered(long("the same body")));
     complete(&*other, &end).await;
     assert_eq!(show(&*log, &end).await, stored(&end));
     let counts = [place.count("tasks").await, place.count("requests").await];
