@@ -42,16 +42,17 @@ impl Counts {
     }
 }
 
-/// Whether the log holds a record of this request, ended with this answer.
+/// Whether the log holds a record of this request, ended with this answer, and the answer's text.
 pub(crate) fn is_recorded(store: &Store, ask: &Ask, outcome: &Outcome) -> bool {
     let Outcome::Result(result) = outcome else {
         return false;
     };
-    store.any(|record| {
-        let end = record.end.as_ref();
-        record.caller_request_id.as_ref() == Some(&ask.id)
-            && end.and_then(|end| end.outcome.text()) == Some(result)
-    })
+    store.has_response(result)
+        && store.any(|record| {
+            let end = record.end.as_ref();
+            record.caller_request_id.as_ref() == Some(&ask.id)
+                && end.and_then(|end| end.outcome.text()) == Some(result)
+        })
 }
 
 /// Holds a run to the promises.

@@ -1,8 +1,10 @@
 //! An audit log in memory with faults: it is slow, out of reach for a while, or its answer is lost
-//! though the write took effect. What it writes and refuses is as the port's suite has it.
+//! though the write took effect. Records and the texts of their responses are written at once and
+//! arrive each at its own time, or one of them not at all, as with a database that has collections
+//! for both. What it writes and refuses is as the port's suite has it.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -34,6 +36,7 @@ pub(crate) struct Store {
 pub(crate) struct Records {
     by_id: HashMap<RecordId, Record>,
     by_request: HashMap<RequestId, RecordId>,
+    responses: HashSet<String>,
 }
 
 /// One process's connection to it.
@@ -83,6 +86,11 @@ impl Store {
         self.records().by_id.values().any(of)
     }
 
+    /// Whether the text of a response is there.
+    pub(crate) fn has_response(&self, text: &str) -> bool {
+        self.records().responses.contains(text)
+    }
+
     fn records(&self) -> MutexGuard<'_, Records> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -129,6 +137,16 @@ impl Records {
                 by,
                 backend,
             } => self.reassign(*id, from, by, backend.as_ref()),
+        }
+    }
+
+    fn write_response(&mut self, write: &Write) {
+        let (Write::Insert(record) | Write::Complete(record)) = write else {
+            return;
+        };
+        let end = record.end.as_ref();
+        if let Some(text) = end.and_then(|end| end.outcome.text()) {
+            self.responses.insert(text.to_owned());
         }
     }
 
@@ -192,6 +210,7 @@ impl Records {
         records.find_map(|record| match &record.end.as_ref()?.outcome {
             Outcome::Answered(text)
                 if record.pure
+                    && self.responses.contains(text)
                     && record.frontend.service.as_str() == question.from_service
                     && record.task == question.task
                     && record.subtask == question.subtask
@@ -204,6 +223,41 @@ impl Records {
             }
             _ => None,
         })
+    }
+
+    /// A record as it is read back, but for what only people read.
+    fn stored(&self, record: &Record) -> StoredRecord {
+        let outcome = record.end.as_ref().map(|end| &end.outcome);
+        let status = outcome.map_or(Status::Open, Outcome::status);
+        let failure = match outcome {
+            Some(Outcome::Failed(failure)) => Some(failure),
+            _ => None,
+        };
+        let backend = record.progress.backend.as_ref();
+        StoredRecord {
+            id: record.id.to_string(),
+            status: status.as_str().into(),
+            reason: failure.map(|failure| failure.code.to_string()),
+            detail: failure.map(|failure| failure.detail.clone()),
+            request_id: Some(record.request_id.to_string()),
+            caller_request_id: record.caller_request_id.clone(),
+            task: Some(record.task.clone()),
+            subtask: Some(record.subtask.clone()),
+            request: Some(record.body.clone()),
+            response: outcome
+                .and_then(Outcome::text)
+                .filter(|text| self.responses.contains(*text))
+                .map(str::to_owned),
+            frontend_container: Some(record.frontend.container.to_string()),
+            frontend_service: Some(record.frontend.service.to_string()),
+            events_container: Some(record.events_service.container.to_string()),
+            events_service: Some(record.events_service.service.to_string()),
+            backend_container: backend.map(|backend| backend.container.to_string()),
+            backend_service: backend.map(|backend| backend.service.to_string()),
+            attempts: Some(record.progress.attempts),
+            pure: Some(record.pure),
+            ..StoredRecord::default()
+        }
     }
 
     fn close_overdue(&mut self, overdue: &Overdue) -> u64 {
@@ -223,38 +277,6 @@ impl Records {
             }
         }
         closed
-    }
-}
-
-/// A record as it is read back, but for what only people read.
-fn stored(record: &Record) -> StoredRecord {
-    let outcome = record.end.as_ref().map(|end| &end.outcome);
-    let status = outcome.map_or(Status::Open, Outcome::status);
-    let failure = match outcome {
-        Some(Outcome::Failed(failure)) => Some(failure),
-        _ => None,
-    };
-    let backend = record.progress.backend.as_ref();
-    StoredRecord {
-        id: record.id.to_string(),
-        status: status.as_str().into(),
-        reason: failure.map(|failure| failure.code.to_string()),
-        detail: failure.map(|failure| failure.detail.clone()),
-        request_id: Some(record.request_id.to_string()),
-        caller_request_id: record.caller_request_id.clone(),
-        task: Some(record.task.clone()),
-        subtask: Some(record.subtask.clone()),
-        request: Some(record.body.clone()),
-        response: outcome.and_then(Outcome::text).map(str::to_owned),
-        frontend_container: Some(record.frontend.container.to_string()),
-        frontend_service: Some(record.frontend.service.to_string()),
-        events_container: Some(record.events_service.container.to_string()),
-        events_service: Some(record.events_service.service.to_string()),
-        backend_container: backend.map(|backend| backend.container.to_string()),
-        backend_service: backend.map(|backend| backend.service.to_string()),
-        attempts: Some(record.progress.attempts),
-        pure: Some(record.pure),
-        ..StoredRecord::default()
     }
 }
 
@@ -287,16 +309,19 @@ impl AuditLog for Log {
 
     async fn write(&self, batch: &[Write]) -> Result<Vec<Written>, AuditError> {
         let history = &self.store.history;
-        self.store
-            .command(&self.life, |records| {
-                let mut written = Vec::with_capacity(batch.len());
-                for write in batch {
-                    written.push(records.write(write));
-                    history.note(|| format!("log: {} {:?}", told(write), written.last()));
-                }
-                written
-            })
-            .await
+        let records = self.store.command(&self.life, |records| {
+            let mut written = Vec::with_capacity(batch.len());
+            for write in batch {
+                written.push(records.write(write));
+                history.note(|| format!("log: {} {:?}", told(write), written.last()));
+            }
+            written
+        });
+        let responses = self.store.command(&self.life, |records| {
+            batch.iter().for_each(|write| records.write_response(write));
+        });
+        let (written, responses) = tokio::join!(records, responses);
+        responses.and(written)
     }
 
     async fn find_answers(
@@ -351,13 +376,13 @@ impl AuditLog for Log {
             let mut listed: Vec<_> = records.by_id.values().filter(is_meant).collect();
             listed.sort_by_key(|record| std::cmp::Reverse((record.received_unix_ms, record.id)));
             listed.truncate(filter.records_max as usize);
-            listed.into_iter().map(stored).collect()
+            listed.into_iter().map(|r| records.stored(r)).collect()
         };
         self.store.command(&self.life, list).await
     }
 
     async fn show(&self, id: RecordId) -> Result<Option<StoredRecord>, AuditError> {
-        let show = |records: &mut Records| records.by_id.get(&id).map(stored);
+        let show = |records: &mut Records| records.by_id.get(&id).map(|r| records.stored(r));
         self.store.command(&self.life, show).await
     }
 
