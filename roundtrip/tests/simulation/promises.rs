@@ -125,6 +125,13 @@ fn broken_to_caller(answered: &Answered, records: &[Record]) -> Vec<String> {
             if !is_own && !is_of_faults {
                 breaks("a wrong error".into());
             }
+            let is_answered = |record: &&Record| {
+                let end = record.end.as_ref();
+                end.is_some_and(|end| end.outcome.text().is_some())
+            };
+            if code == FailureCode::Abandoned.as_str() && own.iter().any(is_answered) {
+                breaks(format!("told as abandoned, recorded as answered: {own:?}"));
+            }
         }
         Outcome::Nonsense(_) | Outcome::Hung => breaks("no proper answer".into()),
         Outcome::NoConnection | Outcome::HungUp => {}

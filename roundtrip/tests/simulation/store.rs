@@ -105,7 +105,12 @@ impl Store {
         let nth = self.commands.fetch_add(1, Ordering::Relaxed);
         let mut dice = self.dice.on(("log", nth));
         let slowness = Duration::from_millis(self.slowness_ms.load(Ordering::Relaxed));
-        let usual = dice.ms(0..=2);
+        // Some wait for others that write to the same place.
+        let usual = if dice.is(0.05) {
+            dice.ms(0..=200)
+        } else {
+            dice.ms(0..=2)
+        };
         // A crash of the process does not call it back: it is with the database.
         tokio::time::sleep(usual + slowness).await;
         let was_there = !self.is_down.load(Ordering::Relaxed);
