@@ -299,12 +299,14 @@ impl<T, F: FnMut(T, Undelivered)> Postman<T, F> {
         refused
     }
 
+    /// Whether the others may still be subscribing again. So it is also while our own link is down: a
+    /// new connection publishes before it is known to hear.
     fn is_grace(&mut self) -> bool {
-        if self.link.has_changed().unwrap_or(false) {
-            let link = *self.link.borrow_and_update();
-            if link.is_up && link.generation > 1 {
-                self.grace_until = Instant::now() + LINK_GRACE;
-            }
+        let has_changed = self.link.has_changed().unwrap_or(false);
+        let link = *self.link.borrow_and_update();
+        let was_up_before = link.generation > u64::from(link.is_up);
+        if was_up_before && (has_changed || !link.is_up) {
+            self.grace_until = Instant::now() + LINK_GRACE;
         }
         Instant::now() < self.grace_until
     }

@@ -422,8 +422,10 @@ async fn is_heard(
     }
 }
 
-/// Closes both connections and makes new ones.
+/// Closes both connections and makes new ones. The link is down from the beginning: what is published
+/// on the first of them is not heard by everybody yet.
 async fn connect_anew(bus: &RedisBus) {
+    bus.set_up(false);
     let connecting = futures_util::future::join(
         bus.publisher.force_reconnection(),
         bus.subscriber.force_reconnection(),

@@ -1,10 +1,14 @@
-use std::sync::Mutex;
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, PoisonError},
+};
 
+use async_trait::async_trait;
 use tokio::task::JoinHandle;
 
 use super::*;
 use crate::{
-    bus::{Message, memory::MemoryBus},
+    bus::{BusCounters, BusError, Message, memory::MemoryBus},
     discovery::{Listed, Present},
 };
 
@@ -19,7 +23,10 @@ struct Set {
 }
 
 fn set() -> Set {
-    let bus: Arc<dyn Bus> = Arc::new(MemoryBus::default());
+    set_on(Arc::new(MemoryBus::default()))
+}
+
+fn set_on(bus: Arc<dyn Bus>) -> Set {
     let (roster, lost) = (Arc::new(Roster::default()), Lost::default());
     let into = lost.clone();
     let (outbox, postman) = outbox(
@@ -169,4 +176,80 @@ async fn what_has_expired_is_not_sent() {
         .unwrap();
     assert_eq!(set.end().await, [(1, Undelivered::Expired)]);
     assert!(direct.try_recv().is_err());
+}
+
+/// A bus whose link is as it is set, and which answers a publication with the next of these numbers
+/// of receivers; then with 1.
+struct Scripted {
+    link: watch::Sender<Link>,
+    receivers: Mutex<VecDeque<u64>>,
+    counters: BusCounters,
+}
+
+impl Scripted {
+    fn new(link: Link, receivers: &[u64]) -> Arc<Self> {
+        Arc::new(Self {
+            link: watch::Sender::new(link),
+            receivers: Mutex::new(receivers.iter().copied().collect()),
+            counters: BusCounters::default(),
+        })
+    }
+}
+
+#[async_trait]
+impl Bus for Scripted {
+    async fn publish(&self, batch: Vec<Publication>) -> Vec<Result<u64, BusError>> {
+        let mut receivers = self
+            .receivers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        batch
+            .iter()
+            .map(|_| Ok(receivers.pop_front().unwrap_or(1)))
+            .collect()
+    }
+
+    async fn subscribe(&self, _: Vec<String>) -> Result<mpsc::Receiver<Message>, BusError> {
+        Err(BusError::Unavailable("it only publishes".into()))
+    }
+
+    fn link(&self) -> watch::Receiver<Link> {
+        self.link.subscribe()
+    }
+
+    fn counters(&self) -> &BusCounters {
+        &self.counters
+    }
+
+    async fn close(&self) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_there_while_the_link_comes_back_is_tried_again() {
+    for is_up in [false, true] {
+        let before = Link {
+            is_up: true,
+            generation: 1,
+        };
+        let bus = Scripted::new(before, &[0, 0]);
+        let set = set_on(bus.clone());
+        set.announce("one");
+        // Connected again, and known to hear again, or not yet.
+        bus.link.send_replace(Link {
+            is_up,
+            generation: 1 + u64::from(is_up),
+        });
+        set.send("one", 1);
+        let roster = set.roster.clone();
+        assert_eq!(set.end().await, [], "link is up: {is_up}");
+        assert_eq!(roster.members().borrow().len(), 1, "it is still chosen");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_there_before_the_link_is_first_up_is_nobody() {
+    let set = set_on(Scripted::new(Link::default(), &[0]));
+    set.announce("one");
+    set.send("one", 1);
+    assert_eq!(set.end().await, [(1, Undelivered::NobodyThere)]);
 }
