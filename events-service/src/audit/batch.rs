@@ -19,9 +19,6 @@ use super::{AuditError, AuditLog, Write, Written};
 
 /// Writes in one batch: about 1 MB of documents.
 const BATCH_MAX: usize = 1_024;
-/// Turns of the runtime from a result in the socket to a write: the reader of the bus, the task that
-/// hands off, and the flow.
-const FILL_TURNS: usize = 4;
 /// How long a batch is tried again before its requests fail: a third of the usual deadline, so that
 /// the caller gets a clear answer in time.
 const RETRY_FOR: Duration = Duration::from_millis(1_700);
@@ -148,8 +145,7 @@ impl GroupCommit {
                     if count == 0 {
                         return;
                     }
-                    self.fill(&mut batch).await;
-                    self.batch_size.observe(batch.len() as f64);
+                    self.batch_size.observe(count as f64);
                     (batch, true)
                 }
                 Ok(()) = is_up.changed() => {
@@ -162,19 +158,6 @@ impl GroupCommit {
             };
             let batch = write(&*self.log, writes, is_waited_for).await;
             self.done(batch).await;
-        }
-    }
-
-    /// Takes along what is on its way already: results that wait in the socket become writes in a few
-    /// turns of the runtime. With nothing there, the turns take no time.
-    async fn fill(&mut self, batch: &mut Vec<Write>) {
-        for _ in 0..FILL_TURNS {
-            tokio::task::yield_now().await;
-        }
-        while batch.len() < BATCH_MAX
-            && let Ok(write) = self.queue.try_recv()
-        {
-            batch.push(write);
         }
     }
 
