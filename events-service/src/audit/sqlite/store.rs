@@ -266,7 +266,7 @@ impl Store {
                     let Some(text) = end.and_then(|end| end.outcome.text()) else {
                         return Ok(Placed::default());
                     };
-                    if text.len() <= SHORT_MAX {
+                    if is_short(text) {
                         return Ok(Placed::here(text));
                     }
                     let id = key.id(text);
@@ -279,8 +279,8 @@ impl Store {
                     Write::Insert(record) => {
                         let response = response(&mut statements, record)?;
                         let id = key.id(&record.body);
-                        let is_apart = record.body.len() > SHORT_MAX;
-                        if is_apart && !self.requests.contains(id) && new.requests.insert(id) {
+                        let is_there = is_short(&record.body) || self.requests.contains(id);
+                        if !is_there && new.requests.insert(id) {
                             statements
                                 .request
                                 .execute(params![id.to_hex(), record.body])?;
@@ -356,6 +356,11 @@ impl Store {
 struct NewTexts {
     requests: HashSet<TextId>,
     responses: HashSet<TextId>,
+}
+
+/// Whether a text stands in its record.
+fn is_short(text: &str) -> bool {
+    text.len() <= SHORT_MAX
 }
 
 /// Where the text of a response is: in its record, or apart under its id. Neither for none.
@@ -469,7 +474,7 @@ impl<'c> Statements<'c> {
             ended.ran,
             ended.answered_from,
             salt,
-            (record.body.len() <= SHORT_MAX).then_some(&record.body),
+            is_short(&record.body).then_some(&record.body),
             response.text,
         ])?;
         if inserted == 1 {
