@@ -16,6 +16,10 @@ use crate::{
 
 pub use refusal::Refusal;
 
+/// What the stand-in may keep in memory, where MongoDB takes half of the machine's. It fills as the
+/// data grows: with 256 MB, a million requests make it write pages out and read them in again.
+const CACHE: &str = "2G";
+
 /// When a write that the server acknowledges is on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sync {
@@ -77,7 +81,7 @@ impl Server {
             };
             launch
                 .args(["--host", "127.0.0.1", "--port", &port, "--standalone"])
-                .args(["--cache-size", "256M"])
+                .args(["--cache-size", CACHE])
                 .args(sync)
                 .args(["--storage-path"])
                 .args([&self.folder])
