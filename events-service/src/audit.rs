@@ -10,6 +10,8 @@
 //! Collections and field names: wire contract, "Audit collections". What we add to them is listed
 //! at [`Record`].
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use shared::contract::{Address, ContainerId, Failure, FailureCode, RecordId, RequestId};
 
@@ -350,6 +352,12 @@ pub trait AuditLog: Send + Sync + 'static {
     /// # Errors
     /// [`AuditError`]; call again after [`AuditError::Unavailable`].
     async fn prepare(&self) -> Result<(), AuditError>;
+
+    /// How long a small batch waits for more, while the service is busy: something where a batch
+    /// costs much by itself. Rounded up to whole ms.
+    fn gather(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// Writes a batch; the answer has one entry per write, in order, once all are durable.
     /// A batch never holds two writes of one record.

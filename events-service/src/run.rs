@@ -281,6 +281,7 @@ async fn serve(mut flow: Flow, mut inputs: Inputs, draining: &Draining, stop: Ca
             () = tokio::time::sleep(Duration::from_millis(20)), if stopped_at.is_some() => {}
         }
         flow.metrics.set_in_flight(flow.in_flight.len());
+        flow.log.expect(flow.in_flight.works.len());
         condition.set_in_flight(flow.in_flight.len() as u64);
         if let Some(stopped_at) = stopped_at {
             let quiet_since = flow.last_task.max(stopped_at);

@@ -1,8 +1,17 @@
-//! Group commit: whatever arrived while the last write was under way goes into the next one. No
-//! timer: an idle system writes at once, a busy one in large batches. One batch is under way at a time:
-//! two at once are each half as large, and cost more than they gain (`docs/performance.md`).
+//! Group commit: whatever arrived while the last write was under way goes into the next one. An idle
+//! system writes at once, a busy one in large batches; where a batch is dear by itself, a small one of
+//! a busy system waits a moment for what is still at backends ([`AuditLog::gather`]). One batch is
+//! under way at a time: two at once are each half as large, and cost more than they gain
+//! (`docs/performance.md`).
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use prometheus_client::{
     metrics::{counter::Counter, histogram::Histogram},
@@ -19,6 +28,8 @@ use super::{AuditError, AuditLog, Write, Written};
 
 /// Writes in one batch: about 1 MB of documents.
 const BATCH_MAX: usize = 1_024;
+/// A batch of so many writes waits for no more: what a batch costs by itself is shared by then.
+const GATHERED: usize = 16;
 /// How long a batch is tried again before its requests fail: a third of the usual deadline, so that
 /// the caller gets a clear answer in time.
 const RETRY_FOR: Duration = Duration::from_millis(1_700);
@@ -44,6 +55,7 @@ pub struct LogWriter {
     waiting: VecDeque<Instant>,
     /// How long the write took that came back last.
     last_took: Duration,
+    expected: Arc<AtomicUsize>,
 }
 
 /// The log has more to write than it can take.
@@ -60,6 +72,11 @@ impl LogWriter {
         self.queue.try_send(write).map_err(|_| Full)?;
         self.waiting.push_back(Instant::now());
         Ok(())
+    }
+
+    /// So many results are still at backends: each will be a write before long.
+    pub fn expect(&self, results: usize) {
+        self.expected.store(results, Ordering::Relaxed);
     }
 
     /// So many writes have come back.
@@ -92,6 +109,7 @@ pub struct GroupCommit {
     queue: mpsc::Receiver<Write>,
     written: mpsc::Sender<Vec<Outcome>>,
     is_up: watch::Sender<bool>,
+    expected: Arc<AtomicUsize>,
     /// Ends of records from batches that were given up.
     half_written: VecDeque<Write>,
     batch_size: Histogram,
@@ -116,11 +134,13 @@ pub fn group_commit(
         batch_size.clone(),
     );
     registry.register("audit_batches_failed", "Batches given up", failures.clone());
+    let expected = Arc::new(AtomicUsize::new(0));
     let commit = GroupCommit {
         log,
         queue,
         written,
         is_up,
+        expected: expected.clone(),
         half_written: VecDeque::new(),
         batch_size,
         failures,
@@ -129,6 +149,7 @@ pub fn group_commit(
         queue: sender,
         waiting: VecDeque::new(),
         last_took: Duration::ZERO,
+        expected,
     };
     (writer, commit)
 }
@@ -137,6 +158,8 @@ impl GroupCommit {
     /// Writes until every [`LogWriter`] is dropped and all is written.
     pub async fn run(mut self) {
         let mut is_up = self.is_up.subscribe();
+        let gather = self.log.gather();
+        let mut is_busy = false;
         loop {
             let mut batch = Vec::new();
             // Both are cancel-safe: `recv_many` takes nothing unless it completes.
@@ -145,7 +168,11 @@ impl GroupCommit {
                     if count == 0 {
                         return;
                     }
-                    self.batch_size.observe(count as f64);
+                    if is_busy {
+                        self.gather(&mut batch, gather).await;
+                    }
+                    is_busy = batch.len() > 1;
+                    self.batch_size.observe(batch.len() as f64);
                     (batch, true)
                 }
                 Ok(()) = is_up.changed() => {
@@ -158,6 +185,22 @@ impl GroupCommit {
             };
             let batch = write(&*self.log, writes, is_waited_for).await;
             self.done(batch).await;
+        }
+    }
+
+    /// Lets a small batch wait for the results that are still at backends.
+    async fn gather(&mut self, batch: &mut Vec<Write>, limit: Duration) {
+        if limit.is_zero() {
+            return;
+        }
+        let until = Instant::now() + limit;
+        while batch.len() < GATHERED && self.expected.load(Ordering::Relaxed) > 0 {
+            let room = BATCH_MAX - batch.len();
+            let more = tokio::time::timeout_at(until, self.queue.recv_many(batch, room));
+            // The time is over, or nobody writes any more.
+            if !matches!(more.await, Ok(1..)) {
+                return;
+            }
         }
     }
 

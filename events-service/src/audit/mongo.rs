@@ -61,6 +61,8 @@ const CONNECTIONS_MAX: u32 = 16;
 /// server of a replica set tells by itself; another one would be taken for unable for the driver's
 /// usual 10 s.
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(2);
+/// How long a small batch waits for more: each of its commands costs as much as several documents do.
+const GATHER: Duration = Duration::from_millis(1);
 /// The server's limit for a database name, in bytes.
 const DATABASE_NAME_BYTES_MAX: usize = 63;
 
@@ -225,6 +227,10 @@ impl MongoAuditLog {
 impl AuditLog for MongoAuditLog {
     async fn prepare(&self) -> Result<(), AuditError> {
         self.within(LONG_COMMAND_MAX, self.prepare_all()).await
+    }
+
+    fn gather(&self) -> Duration {
+        GATHER
     }
 
     async fn write(&self, batch: &[Write]) -> Result<Vec<Written>, AuditError> {

@@ -4,12 +4,13 @@
 //! in ms. While the service writes, others may read: `roundtrip audit`, or
 //! `sqlite3 -readonly roundtrip.db 'select * from tasks order by fromReceivedTime desc limit 10'`.
 //!
-//! Read on in [`store`] (tables and writes), [`checkpoint`], [`read`] and [`balance`].
+//! Read on in [`store`] (tables and writes), [`statements`], [`checkpoint`], [`read`] and [`balance`].
 
 mod balance;
 mod checkpoint;
 mod open;
 mod read;
+mod statements;
 mod store;
 
 use std::{path::Path, sync::Mutex, thread::JoinHandle};

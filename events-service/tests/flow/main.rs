@@ -373,6 +373,36 @@ async fn a_log_that_was_away_for_a_moment_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_small_batch_of_a_busy_service_waits_for_what_is_still_at_backends() {
+    let mut stage = Stage::with(|log| log.gather_for_ms(5)).await;
+    let mut backend = stage.backend("b1").await;
+    let mut dispatches = Vec::new();
+    for request in ["r1", "r2", "r3", "r4", "r5", "r6"] {
+        stage.ask(request, PURE, &format!("\"{request}\"")).await;
+        dispatches.push(backend.dispatch().await);
+    }
+    let right = || Ended::Final("15".into());
+    // It is not busy yet: this one waits for nobody.
+    backend.answer(&dispatches[0], right()).await;
+    stage.reply("r1").await;
+    assert_eq!(stage.log.batches(), [1]);
+    backend.answer(&dispatches[1], right()).await;
+    backend.answer(&dispatches[2], right()).await;
+    stage.reply("r3").await;
+    assert_eq!(stage.log.batches(), [1, 2]);
+    // The fourth and the fifth come together, and do not wait for ever for the sixth.
+    backend.answer(&dispatches[3], right()).await;
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    backend.answer(&dispatches[4], right()).await;
+    stage.reply("r5").await;
+    assert_eq!(stage.log.batches(), [1, 2, 2]);
+    // Nothing is at a backend any more.
+    backend.answer(&dispatches[5], right()).await;
+    stage.reply("r6").await;
+    assert_eq!(stage.log.batches(), [1, 2, 2, 1]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_task_offered_twice_is_done_once() {
     let mut stage = Stage::new().await;
     let mut backend = stage.backend("b1").await;

@@ -5,7 +5,7 @@ use std::{
     collections::{HashMap, hash_map::Entry},
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -97,6 +97,9 @@ pub(crate) struct MemoryLog {
     inserts: Arc<AtomicUsize>,
     is_held: Arc<AtomicBool>,
     is_broken: Arc<AtomicBool>,
+    /// In ms.
+    gather: Arc<AtomicU64>,
+    batches: Arc<Mutex<Vec<usize>>>,
 }
 
 impl MemoryLog {
@@ -106,6 +109,16 @@ impl MemoryLog {
 
     pub(crate) fn break_down(&self, broken: bool) {
         self.is_broken.store(broken, Ordering::SeqCst);
+    }
+
+    /// Small batches of a busy service wait for so long.
+    pub(crate) fn gather_for_ms(&self, ms: u64) {
+        self.gather.store(ms, Ordering::SeqCst);
+    }
+
+    /// How many writes each batch had.
+    pub(crate) fn batches(&self) -> Vec<usize> {
+        self.batches.lock().unwrap().clone()
     }
 
     pub(crate) fn remember(&self, task: &str, body: &str, text: &str) {
@@ -154,7 +167,12 @@ impl AuditLog for MemoryLog {
         self.works()
     }
 
+    fn gather(&self) -> Duration {
+        Duration::from_millis(self.gather.load(Ordering::SeqCst))
+    }
+
     async fn write(&self, batch: &[Write]) -> Result<Vec<Written>, AuditError> {
+        self.batches.lock().unwrap().push(batch.len());
         while self.is_held.load(Ordering::SeqCst) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
