@@ -312,6 +312,11 @@ impl AuditLog for Log {
         self.store.command(&self.life, |_| ()).await
     }
 
+    /// As MongoDB's.
+    fn gather(&self) -> Duration {
+        Duration::from_millis(1)
+    }
+
     async fn write(&self, batch: &[Write]) -> Result<Vec<Written>, AuditError> {
         let history = &self.store.history;
         let records = self.store.command(&self.life, |records| {
