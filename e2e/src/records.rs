@@ -11,10 +11,13 @@ use mongodb::{
 };
 use serde::de::DeserializeOwned;
 
-use crate::bare::WARM_UP;
+use crate::{bare::WARM_UP, until::until};
 
 /// A test that cannot reach its database should say so soon.
 const SELECTION_LIMIT: Duration = Duration::from_secs(10);
+
+/// The texts of a record follow it within this, also on a busy machine.
+const TEXTS_FOLLOW: Duration = Duration::from_secs(5);
 
 /// Whether a text field of a document is there and has this value.
 #[must_use]
@@ -118,7 +121,7 @@ impl Records {
     }
 
     /// The text behind a reference: `requests` by `requestBodyId`, `responses` by
-    /// `toResponseBodyId`.
+    /// `toResponseBodyId`. It may follow its record.
     ///
     /// # Errors
     /// When the reference leads nowhere.
@@ -133,11 +136,12 @@ impl Records {
             .get_str(reference)
             .with_context(|| format!("{reference} of {task}"))?;
         let id = ObjectId::parse_str(id).with_context(|| format!("{reference} of {task}"))?;
-        let document = self
-            .0
-            .collection::<Document>(collection)
-            .find_one(doc! { "_id": id })
-            .await?
+        let texts = self.0.collection::<Document>(collection);
+        let document = until("a text to follow its record", TEXTS_FOLLOW, async || {
+            Ok(texts.find_one(doc! { "_id": id }).await?)
+        });
+        let document = document
+            .await
             .with_context(|| format!("{collection} has no {id}, {reference} of {task}"))?;
         Ok(document.get_str(field)?.to_owned())
     }

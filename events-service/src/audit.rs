@@ -33,7 +33,7 @@ const ABANDONED_DETAIL: &str = "the services that held the task ended before it 
 /// `deadline`, `dispatchedTime`, `waitedUs` and `ranUs` as the backend measured them,
 /// `answeredFromId` (the record whose answer this one repeats), `reusable` (an answer that may be
 /// repeated so), `salt` (16 random bytes, so that a seal over the record cannot be guessed from its
-/// content) and `seal` (reserved, null).
+/// content) and `seal` (reserved, null); and `request` and `response`, if these texts are short.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {
     /// Chosen by the events service; `_id` in the store.
@@ -308,7 +308,7 @@ pub struct Filter {
     pub records_max: u32,
 }
 
-/// Which open records nobody will end.
+/// Which open records nobody will end, and who lives.
 #[derive(Debug, Clone)]
 pub struct Overdue {
     /// Those whose deadline lies before this moment,
@@ -359,6 +359,13 @@ pub trait AuditLog: Send + Sync + 'static {
         Duration::ZERO
     }
 
+    /// Work of the log's own that goes on beside the writes, until it is dropped: for a log that writes
+    /// later what nobody waits for. It is done in the name of the events service `me`; what it leaves
+    /// undone, [`AuditLog::close`] does, or [`AuditLog::close_overdue`] of whoever finds it dead.
+    async fn attend(&self, _me: &ContainerId) {
+        std::future::pending().await
+    }
+
     /// Writes a batch; the answer has one entry per write, in order, once all are durable.
     /// A batch never holds two writes of one record.
     ///
@@ -374,7 +381,8 @@ pub trait AuditLog: Send + Sync + 'static {
     async fn find_answers(&self, questions: &[Question])
     -> Result<Vec<Option<Answer>>, AuditError>;
 
-    /// Closes as `abandoned` every open record of ours that is overdue. Returns how many.
+    /// Closes as `abandoned` every open record of ours that is overdue, and does what those left undone
+    /// who are not spared. Returns how many records it closed.
     ///
     /// # Errors
     /// [`AuditError`].

@@ -185,6 +185,10 @@ pub async fn run(
         check,
     };
     let keeping = tokio::spawn(keeper.keep(ending.clone()));
+    let attending = tokio::spawn({
+        let (log, me) = (log.clone(), flow.me.address().container.clone());
+        async move { log.attend(&me).await }
+    });
     let following = tokio::spawn(maps.follow(ending.clone()));
     let serving_check = node.readiness.check("serving");
     serving_check.pass();
@@ -226,6 +230,7 @@ pub async fn run(
     if let Some(serving) = serving {
         serving.abort();
     }
+    attending.abort();
     log.close().await;
     info!("events service ended");
     Ok(())

@@ -2,7 +2,7 @@
 //! requests, each found by its key.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fs, io,
     path::Path,
     time::Duration,
@@ -66,11 +66,25 @@ impl Ledger {
                 .to_owned();
             by_key.entry(key).or_default().push(task);
         }
+        let named: HashSet<&str> = (by_key.values().flatten())
+            .filter_map(|record| record.get_str("toResponseBodyId").ok())
+            .collect();
+        // Texts follow their records; whether all did is a part of the balance.
         let mut responses = HashMap::new();
-        for response in records.all::<Document>("responses").await? {
-            let id = response.get_object_id("_id")?.to_hex();
-            responses.insert(id, response.get_str("response")?.to_owned());
-        }
+        drop(
+            until("all responses to follow", RECORDS_END, async || {
+                responses = texts(records).await?;
+                match named
+                    .iter()
+                    .filter(|id| !responses.contains_key(**id))
+                    .count()
+                {
+                    0 => Ok(Some(())),
+                    missing => bail!("{missing} responses are not there"),
+                }
+            })
+            .await,
+        );
         Ok(Self {
             records: by_key,
             responses,
@@ -124,6 +138,16 @@ impl Ledger {
             text => bail!("the response is {text:?}, {:?} was answered", asked.result),
         }
     }
+}
+
+/// The texts of all responses by their ids.
+async fn texts(records: &Records) -> Result<HashMap<String, String>> {
+    let mut texts = HashMap::new();
+    for response in records.all::<Document>("responses").await? {
+        let id = response.get_object_id("_id")?.to_hex();
+        texts.insert(id, response.get_str("response")?.to_owned());
+    }
+    Ok(texts)
 }
 
 /// A record to read; what is no document is shown as bytes.

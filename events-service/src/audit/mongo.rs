@@ -1,7 +1,7 @@
 //! The audit log in MongoDB: for deployments.
 //!
 //! Read on in [`mod@write`] (a batch becomes a few commands), [`documents`] (a record becomes a
-//! document), [`read`] (and is read back, also an older events service's), [`balance`] (and counted),
+//! document), [`trail`] (whose short texts follow it), [`read`] (and is read back, also an older events service's), [`balance`] (and counted),
 //! [`prepare`] (what the log needs), [`failure`] (what the driver's errors mean to us).
 
 mod balance;
@@ -10,6 +10,7 @@ mod failure;
 mod old_server;
 mod prepare;
 mod read;
+mod trail;
 mod write;
 
 use std::{
@@ -32,6 +33,7 @@ use super::{
     text_id::{KnownIds, TextKey},
 };
 use crate::settings::Durability;
+use trail::Trail;
 
 /// How long the driver looks for a server that takes writes. Its own default of 30 s is longer than
 /// any request waits. A failover takes longer than this; until it is over, requests fail clearly.
@@ -82,6 +84,7 @@ pub struct MongoAuditLog {
     client: OnceCell<Client>,
     /// What [`AuditLog::prepare`] found. The lock is held for a moment, never over an await.
     texts: Mutex<Option<Arc<Texts>>>,
+    trail: Trail,
 }
 
 /// What is known of the stored texts. The locks are held for a look-up, never over an await.
@@ -142,6 +145,7 @@ impl MongoAuditLog {
             durability,
             client: OnceCell::new(),
             texts: Mutex::new(None),
+            trail: Trail::default(),
         })
     }
 
@@ -233,6 +237,10 @@ impl AuditLog for MongoAuditLog {
         GATHER
     }
 
+    async fn attend(&self, me: &ContainerId) {
+        self.follow(me).await;
+    }
+
     async fn write(&self, batch: &[Write]) -> Result<Vec<Written>, AuditError> {
         let texts = self.texts()?;
         let written = self.write_batch(&texts, batch).await;
@@ -277,6 +285,7 @@ impl AuditLog for MongoAuditLog {
         };
         let reply = self.run(command, SWEEP_MAX).await?;
         write::check_reply(&reply).map_err(|why| self.unavailable(why))?;
+        self.finish_trails(&overdue.spared).await?;
         Ok(write::count(&reply, "nModified"))
     }
 
@@ -311,6 +320,11 @@ impl AuditLog for MongoAuditLog {
     }
 
     async fn close(&self) {
+        match tokio::time::timeout(CLOSE_MAX, self.end_trail()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "texts are left to whoever sweeps next"),
+            Err(_) => tracing::debug!("texts are left to whoever sweeps next"),
+        }
         if let Some(client) = self.client.get() {
             let closing = client.clone().shutdown().immediate(true);
             if tokio::time::timeout(CLOSE_MAX, closing.into_future())

@@ -9,3 +9,4 @@ mod suite;
 mod mongo;
 mod older;
 mod outage;
+mod trail;

@@ -99,7 +99,7 @@ fn keys(document: &Document) -> Vec<&str> {
 }
 
 /// What every record has, and what more those have that ended.
-const FIELDS: [&str; 18] = [
+const FIELDS: [&str; 19] = [
     "_id",
     "attempts",
     "deadline",
@@ -108,6 +108,7 @@ const FIELDS: [&str; 18] = [
     "fromReceivedTime",
     "fromRequestId",
     "pure",
+    "request",
     "requestBodyId",
     "salt",
     "seal",
@@ -141,7 +142,7 @@ async fn documents_have_the_fields_of_the_contract() {
         assert!(marked.get_bool("ownId").unwrap());
         let id = ObjectId::from_bytes(record.id.0);
         let document = place.document(id).await;
-        assert_eq!(keys(&document), FIELDS[..17]);
+        assert_eq!(keys(&document), FIELDS[..18]);
         assert_eq!(document.get_i32("v").unwrap(), 2);
         assert_eq!(document.get("seal"), Some(&Bson::Null));
         assert_eq!(document.get_binary_generic("salt").unwrap().len(), 16);
@@ -180,6 +181,8 @@ async fn documents_have_the_fields_of_the_contract() {
                 .unwrap()
                 .unwrap();
             assert_eq!(stored, doc! { "_id": id, field: text });
+            // A short one stands in the record, too.
+            assert_eq!(document.get_str(field).unwrap(), text);
         }
 
         let record = ended(

@@ -24,6 +24,47 @@ pub(super) const REUSABLE: &CStr = cstr!("reusable");
 /// Field `v` of our records.
 pub(super) const VERSION: i32 = 2;
 
+/// Bytes of a text that stands in its record, too. Longer ones are not written twice.
+const SHORT_MAX: usize = 512;
+
+/// The two kinds of texts.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum TextKind {
+    Request,
+    Response,
+}
+
+impl TextKind {
+    /// The collection of its documents.
+    pub(super) fn collection(self) -> &'static str {
+        match self {
+            TextKind::Request => "requests",
+            TextKind::Response => "responses",
+        }
+    }
+
+    /// The field of the text, there and in a record.
+    pub(super) fn field(self) -> &'static CStr {
+        match self {
+            TextKind::Request => cstr!("request"),
+            TextKind::Response => cstr!("response"),
+        }
+    }
+
+    /// The field of a record that names the text's document.
+    pub(super) fn reference(self) -> &'static str {
+        match self {
+            TextKind::Request => "requestBodyId",
+            TextKind::Response => "toResponseBodyId",
+        }
+    }
+}
+
+/// Whether a text stands in its record, too: what waits for the record is then answered by it alone.
+pub(super) fn is_short(text: &str) -> bool {
+    text.len() <= SHORT_MAX
+}
+
 /// A moment as a BSON date.
 pub(super) fn date(unix_ms: u64) -> DateTime {
     DateTime::from_millis(i64::try_from(unix_ms).unwrap_or(i64::MAX))
@@ -35,10 +76,10 @@ pub(super) fn millis(duration: Duration) -> i32 {
 }
 
 /// A document of `requests` or `responses`.
-pub(super) fn text(id: TextId, field: &CStr, text: &str) -> RawDocumentBuf {
+pub(super) fn text(id: TextId, kind: TextKind, text: &str) -> RawDocumentBuf {
     let mut document = RawDocumentBuf::new();
     document.append(cstr!("_id"), ObjectId::from_bytes(id.0));
-    document.append(field, text);
+    document.append(kind.field(), text);
     document
 }
 
@@ -75,6 +116,9 @@ pub(super) fn record(record: &Record, request: TextId, response: Option<TextId>)
         record.caller_request_id.as_deref(),
     );
     document.append(cstr!("deadline"), date(record.deadline_unix_ms));
+    if is_short(&record.body) {
+        document.append(TextKind::Request.field(), record.body.as_str());
+    }
     progress(&mut document, &record.progress);
     match &record.end {
         Some(ended) => end(&mut document, record, ended, response),
@@ -154,6 +198,9 @@ fn end(document: &mut RawDocumentBuf, record: &Record, end: &End, response: Opti
         cstr!("toResponseBodyId"),
         response.map(TextId::to_hex),
     );
+    if let Some(text) = end.outcome.text().filter(|text| is_short(text)) {
+        document.append(TextKind::Response.field(), text);
+    }
     // The reply goes out after the record is durable, so this is the moment just before: another
     // write after the reply would cost as much as this one and could be lost.
     document.append(cstr!("fromSentTime"), date(end.at_unix_ms));

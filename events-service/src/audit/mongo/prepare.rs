@@ -11,8 +11,9 @@ use crate::audit::{
     text_id::{KnownIds, TextKey},
 };
 
-/// Where the key is kept: a collection of our own, so that an older events service never meets it.
-const OWN_COLLECTION: &str = "roundtrip";
+/// Where the key and the marks are kept: a collection of our own, so that an older events service never
+/// meets it.
+pub(super) const OWN_COLLECTION: &str = "roundtrip";
 /// `_id` of the key's document.
 const KEY_ID: &str = "textKey";
 

@@ -13,7 +13,7 @@ use shared::contract::RecordId;
 
 use super::{
     LONG_COMMAND_MAX, MongoAuditLog, WORK_MAX,
-    documents::{OWN_ID, REUSABLE, date},
+    documents::{OWN_ID, REUSABLE, TextKind, date},
 };
 use crate::audit::{Answer, AuditError, Filter, Question, Status, StoredRecord, text_id::TextKey};
 
@@ -45,7 +45,7 @@ impl MongoAuditLog {
             .find(filter)
             .projection(doc! {
                 "requestBodyId": 1, "task": 1, "subtask": 1, "fromContainerService": 1,
-                "toResponseBodyId": 1,
+                "toResponseBodyId": 1, "response": 1,
             })
             .limit(i64::try_from(limit).unwrap_or(i64::MAX))
             .max_time(WORK_MAX);
@@ -53,16 +53,12 @@ impl MongoAuditLog {
         if found.is_empty() {
             return Ok(vec![None; questions.len()]);
         }
-        let responses = found
-            .iter()
-            .filter_map(|record| id(record.get("toResponseBodyId")))
-            .collect();
-        let responses = self.texts_of("responses", "response", responses).await?;
+        let responses = self.texts_of(TextKind::Response, &found).await?;
         let mut answers = HashMap::with_capacity(found.len());
         for record in &found {
             let text = |field| record.get_str(field).ok();
             let id_of_record = record.get_object_id("_id").ok();
-            let response = id(record.get("toResponseBodyId")).and_then(|id| responses.get(&id));
+            let response = text_of(TextKind::Response, record, &responses);
             let asked = [
                 text("requestBodyId"),
                 text("task"),
@@ -86,7 +82,7 @@ impl MongoAuditLog {
             let (record, text) = *answers.get(&asked)?;
             Some(Answer {
                 record,
-                text: text.clone(),
+                text: text.to_owned(),
             })
         };
         Ok(questions
@@ -174,39 +170,32 @@ impl MongoAuditLog {
     }
 
     async fn with_texts(&self, found: Vec<Document>) -> Result<Vec<StoredRecord>, AuditError> {
-        let ids = |field| {
-            found
-                .iter()
-                .filter_map(|record| id(record.get(field)))
-                .collect()
-        };
-        let requests = self
-            .texts_of("requests", "request", ids("requestBodyId"))
-            .await?;
-        let responses = self
-            .texts_of("responses", "response", ids("toResponseBodyId"))
-            .await?;
-        let text = |texts: &HashMap<String, String>, record: &Document, field| {
-            id(record.get(field)).and_then(|id| texts.get(&id).cloned())
-        };
+        let requests = self.texts_of(TextKind::Request, &found).await?;
+        let responses = self.texts_of(TextKind::Response, &found).await?;
         let stored = found.iter().map(|record| {
-            let request = text(&requests, record, "requestBodyId");
-            let response = text(&responses, record, "toResponseBodyId");
+            let text = |kind, texts| text_of(kind, record, texts).map(str::to_owned);
+            let request = text(TextKind::Request, &requests);
+            let response = text(TextKind::Response, &responses);
             stored_record(record, request, response)
         });
         Ok(stored.collect())
     }
 
-    /// The texts of those ids, by id as 24 hex digits. The documents' own ids may be text, too.
+    /// The texts that records name and do not hold, by id as 24 hex digits. The documents' own ids may
+    /// be text, too.
     async fn texts_of(
         &self,
-        collection: &str,
-        field: &str,
-        mut ids: Vec<String>,
+        kind: TextKind,
+        records: &[Document],
     ) -> Result<HashMap<String, String>, AuditError> {
+        let apart = records.iter().filter(|record| held(kind, record).is_none());
+        let mut ids: Vec<String> = apart
+            .filter_map(|record| id(record.get(kind.reference())))
+            .collect();
         ids.sort_unstable();
         ids.dedup();
-        let collection = self.database().await?.collection::<Document>(collection);
+        let database = self.database().await?;
+        let collection = database.collection::<Document>(kind.collection());
         let mut texts = HashMap::with_capacity(ids.len());
         for ids in ids.chunks(IDS_MAX) {
             let either: Vec<Bson> = ids
@@ -223,13 +212,32 @@ impl MongoAuditLog {
                 .find(doc! { "_id": { "$in": either } })
                 .max_time(WORK_MAX);
             for document in all(finding).await.map_err(|error| self.failure(&error))? {
-                if let (Some(id), Ok(text)) = (id(document.get("_id")), document.get_str(field)) {
+                if let (Some(id), Some(text)) = (id(document.get("_id")), held(kind, &document)) {
                     texts.insert(id, text.to_owned());
                 }
             }
         }
         Ok(texts)
     }
+}
+
+/// The text that a record holds, or that a text's own document does.
+fn held(kind: TextKind, document: &Document) -> Option<&str> {
+    document.get_str(kind.field().as_str()).ok()
+}
+
+/// The text of a record, from itself or from those that stand apart.
+fn text_of<'a>(
+    kind: TextKind,
+    record: &'a Document,
+    apart: &'a HashMap<String, String>,
+) -> Option<&'a str> {
+    let apart = || {
+        apart
+            .get(&id(record.get(kind.reference()))?)
+            .map(String::as_str)
+    };
+    held(kind, record).or_else(apart)
 }
 
 /// Everything that a `find` finds.

@@ -1,4 +1,5 @@
-//! A batch of writes as a few commands, sent at once: the texts, the new records, the completions.
+//! A batch of writes as a few commands, sent at once: the new records, the completions, and those
+//! texts that may not follow later ([`super::trail`]).
 //!
 //! Why the commands need no order among them: a batch holds one write of a record at most, nothing
 //! is told before all are acknowledged, and a record whose text is not there yet answers nobody
@@ -7,7 +8,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::PoisonError,
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use futures_util::future::join_all;
@@ -17,7 +18,12 @@ use mongodb::bson::{
     raw::{CStr, cstr},
 };
 
-use super::{COMMAND_MAX, MongoAuditLog, Texts, WORK_MAX, documents, read};
+use super::{
+    COMMAND_MAX, MongoAuditLog, Texts, WORK_MAX,
+    documents::{self, TextKind},
+    read,
+    trail::Trail,
+};
 use shared::contract::ContainerId;
 
 use crate::audit::{
@@ -37,8 +43,7 @@ const DUPLICATE_KEY: i64 = 11000;
 
 /// What a command writes, and for whom.
 enum Purpose {
-    Requests(Vec<TextId>),
-    Responses(Vec<TextId>),
+    Texts(TextKind, Vec<TextId>),
     /// New records of the writes at these places of the batch.
     Inserts(Vec<usize>),
     /// Changes of records, of the writes at these places of the batch.
@@ -69,7 +74,7 @@ impl MongoAuditLog {
         texts: &Texts,
         batch: &[Write],
     ) -> Result<Vec<Written>, AuditError> {
-        let commands = Plan::of(batch, texts).commands(&self.write_concern());
+        let commands = Plan::of(batch, texts, &self.trail).commands(&self.write_concern());
         let running = commands.into_iter().map(|(purpose, command)| async move {
             (purpose, self.run(command, COMMAND_MAX).await)
         });
@@ -83,8 +88,7 @@ impl MongoAuditLog {
             let duplicates = check_reply(&reply).map_err(|why| self.unavailable(why))?;
             match purpose {
                 // A text that was there already is what we wanted.
-                Purpose::Requests(ids) => remember(&texts.requests, ids),
-                Purpose::Responses(ids) => remember(&texts.responses, ids),
+                Purpose::Texts(kind, ids) => texts.remember(kind, ids),
                 Purpose::Inserts(places) => {
                     let at = |n: &usize| places.get(*n).copied();
                     doubtful.extend(duplicates.iter().filter_map(at));
@@ -183,22 +187,23 @@ fn is_ended_so(stored: &Document, record: &Record, texts: &Texts) -> bool {
 }
 
 impl Plan {
-    fn of(batch: &[Write], texts: &Texts) -> Self {
+    fn of(batch: &[Write], texts: &Texts, trail: &Trail) -> Self {
         let mut plan = Self::default();
-        let mut requests = NewTexts::new(&texts.requests, cstr!("request"));
-        let mut responses = NewTexts::new(&texts.responses, cstr!("response"));
+        let mut requests = NewTexts::new(TextKind::Request, &texts.requests, trail);
+        let mut responses = NewTexts::new(TextKind::Response, &texts.responses, trail);
         for (n, write) in batch.iter().enumerate() {
             let mut response = |record: &Record| {
                 let text = record.end.as_ref()?.outcome.text()?;
                 let id = texts.key.id(text);
-                responses.add(id, text, &mut plan.responses);
+                responses.add(id, text, record.received_unix_ms, &mut plan.responses);
                 Some(id)
             };
             match write {
                 Write::Insert(record) => {
                     let response = response(record);
                     let request = texts.key.id(&record.body);
-                    requests.add(request, &record.body, &mut plan.requests);
+                    let received = record.received_unix_ms;
+                    requests.add(request, &record.body, received, &mut plan.requests);
                     plan.inserts
                         .push((n, documents::record(record, request, response)));
                 }
@@ -237,15 +242,14 @@ impl Plan {
             let command = command(cstr!("update"), "tasks", &documents, concern);
             commands.push((Purpose::Updates(ids), command));
         }
-        for (ids, documents) in chunks(self.requests) {
-            commands.push((
-                Purpose::Requests(ids),
-                command(insert, "requests", &documents, concern),
-            ));
-        }
-        for (ids, documents) in chunks(self.responses) {
-            let command = command(insert, "responses", &documents, concern);
-            commands.push((Purpose::Responses(ids), command));
+        for (kind, texts) in [
+            (TextKind::Request, self.requests),
+            (TextKind::Response, self.responses),
+        ] {
+            for (ids, documents) in chunks(texts) {
+                let command = command(insert, kind.collection(), &documents, concern);
+                commands.push((Purpose::Texts(kind, ids), command));
+            }
         }
         commands
     }
@@ -253,25 +257,35 @@ impl Plan {
 
 /// The texts of a batch that are not known to be stored, each once.
 struct NewTexts<'a> {
-    known: std::sync::MutexGuard<'a, KnownIds>,
+    kind: TextKind,
+    known: MutexGuard<'a, KnownIds>,
+    trail: &'a Trail,
     in_batch: HashSet<TextId>,
-    field: &'static CStr,
 }
 
 impl<'a> NewTexts<'a> {
-    fn new(known: &'a std::sync::Mutex<KnownIds>, field: &'static CStr) -> Self {
-        let known = known.lock().unwrap_or_else(PoisonError::into_inner);
+    fn new(kind: TextKind, known: &'a Mutex<KnownIds>, trail: &'a Trail) -> Self {
         Self {
-            known,
+            kind,
+            known: known.lock().unwrap_or_else(PoisonError::into_inner),
+            trail,
             in_batch: HashSet::new(),
-            field,
         }
     }
 
-    fn add(&mut self, id: TextId, text: &str, plan: &mut Vec<(TextId, RawDocumentBuf)>) {
-        if !self.known.contains(id) && self.in_batch.insert(id) {
-            plan.push((id, documents::text(id, self.field, text)));
+    /// Plans to write a text with the batch, unless it is there or may follow.
+    fn add(
+        &mut self,
+        id: TextId,
+        text: &str,
+        received_unix_ms: u64,
+        plan: &mut Vec<(TextId, RawDocumentBuf)>,
+    ) {
+        if self.known.contains(id) || !self.in_batch.insert(id) {
+            return;
         }
+        let document = self.trail.take(self.kind, id, text, received_unix_ms);
+        plan.extend(document.map(|document| (id, document)));
     }
 }
 
@@ -282,11 +296,6 @@ fn without_doubt(write: &Write) -> Written {
         Write::Complete(record) if record.end.is_none() => Written::AlreadyEnded,
         _ => Written::Done,
     }
-}
-
-fn remember(known: &std::sync::Mutex<KnownIds>, ids: Vec<TextId>) {
-    let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-    ids.into_iter().for_each(|id| known.insert(id));
 }
 
 /// Cuts documents into what fits one command.
@@ -312,7 +321,8 @@ fn chunks<T>(items: Vec<(T, RawDocumentBuf)>) -> Vec<(Vec<T>, RawArrayBuf)> {
     chunks
 }
 
-fn command(
+/// A command that writes documents or statements.
+pub(super) fn command(
     name: &CStr,
     collection: &str,
     documents: &RawArrayBuf,

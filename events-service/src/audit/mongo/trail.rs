@@ -1,0 +1,449 @@
+//! The documents of short texts, which follow their records.
+//!
+//! A record holds its short texts itself: what is acknowledged is complete. The contract has each
+//! text in a document of its own as well, for older events services and for whoever reads those
+//! collections. Nobody waits for these documents: they are written a moment later and many at once,
+//! since a command costs the server as much as several documents.
+//!
+//! **Invariant**: a text that is not written yet is that of a record which was received at or after
+//! the *mark* of whoever holds it. The mark is durable before the first text waits, and moves on only
+//! when what lies before it is written. So nothing is lost with a service that dies: whoever sweeps
+//! next finds its mark and writes the texts from the records ([`MongoAuditLog::finish_trails`]).
+//!
+//! What cannot follow (a long text, a record older than the mark, too many that wait) is written with
+//! its record instead.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures_util::TryStreamExt;
+use mongodb::bson::{
+    Document, RawDocumentBuf, doc,
+    oid::ObjectId,
+    raw::{CStr, cstr},
+    rawdoc,
+};
+use shared::contract::ContainerId;
+use tokio::sync::Notify;
+
+use super::{
+    COMMAND_MAX, LONG_COMMAND_MAX, MongoAuditLog, Texts, WORK_MAX,
+    documents::{self, TextKind},
+    prepare::OWN_COLLECTION,
+    read,
+    write::{check_reply, command},
+};
+use crate::audit::{AuditError, text_id::TextId};
+
+/// How long texts wait for more. Less than anybody needs to look at them.
+const PAUSE: Duration = Duration::from_millis(10);
+/// Texts of a kind that wait; beyond, they are written with their records.
+const WAITING_MAX: usize = 4_096;
+/// Texts in one command: two milliseconds of work, behind which a record may have to wait.
+const COMMAND_TEXTS_MAX: usize = 128;
+/// The mark moves in steps of so many milliseconds. So much more than what really waited is read
+/// again after a service has died.
+const MARK_STEP_MS: u64 = 5_000;
+/// Pause after a failure: whoever writes records notices the outage and says so.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// Field of a mark, a document of our own collection whose `_id` is the container's.
+const MARK: &CStr = cstr!("textsSince");
+
+/// Texts that wait. The lock is held for a moment, never over an await.
+#[derive(Default)]
+pub(super) struct Trail {
+    state: Mutex<State>,
+    /// Held by whoever writes texts: what was written is taken away by whoever wrote it.
+    writing: tokio::sync::Mutex<()>,
+    /// There is something to do.
+    due: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// Who writes them; without, none is taken.
+    owner: Option<ContainerId>,
+    /// Texts of records received before are not taken: the mark is here, or on its way to here. `None`
+    /// until there is one.
+    mark_unix_ms: Option<u64>,
+    /// When the newest record was received.
+    newest_unix_ms: u64,
+    requests: Waiting,
+    responses: Waiting,
+}
+
+#[derive(Default)]
+struct Waiting {
+    texts: VecDeque<Text>,
+    ids: HashSet<TextId>,
+}
+
+struct Text {
+    id: TextId,
+    document: RawDocumentBuf,
+    received_unix_ms: u64,
+}
+
+impl Trail {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a text of a record that holds it itself, or gives it back: it has to be written with the
+    /// record.
+    pub(super) fn take(
+        &self,
+        kind: TextKind,
+        id: TextId,
+        text: &str,
+        received_unix_ms: u64,
+    ) -> Option<RawDocumentBuf> {
+        let document = || documents::text(id, kind, text);
+        if !documents::is_short(text) {
+            return Some(document());
+        }
+        let mut state = self.state();
+        if state.owner.is_none() {
+            return Some(document());
+        }
+        state.newest_unix_ms = state.newest_unix_ms.max(received_unix_ms);
+        self.due.notify_one();
+        if state
+            .mark_unix_ms
+            .is_none_or(|mark| received_unix_ms < mark)
+        {
+            return Some(document());
+        }
+        let waiting = state.waiting(kind);
+        if waiting.ids.contains(&id) {
+            return None;
+        }
+        if waiting.texts.len() >= WAITING_MAX {
+            return Some(document());
+        }
+        waiting.ids.insert(id);
+        waiting.texts.push_back(Text {
+            id,
+            document: document(),
+            received_unix_ms,
+        });
+        None
+    }
+}
+
+impl State {
+    fn waiting(&mut self, kind: TextKind) -> &mut Waiting {
+        match kind {
+            TextKind::Request => &mut self.requests,
+            TextKind::Response => &mut self.responses,
+        }
+    }
+
+    /// Where the mark could be: before the oldest text that waits.
+    fn next_mark(&self) -> u64 {
+        let waiting = self.requests.texts.iter().chain(&self.responses.texts);
+        let oldest = waiting.map(|text| text.received_unix_ms).min();
+        oldest.unwrap_or(self.newest_unix_ms)
+    }
+}
+
+impl MongoAuditLog {
+    /// Writes what waits, as it comes. May be dropped at any time: what it was at is written again.
+    pub(super) async fn follow(&self, owner: &ContainerId) {
+        // A container that is started again may have left some.
+        while let Err(error) = self.finish_trails_of(|one| one == owner).await {
+            tracing::debug!(%error, "texts that were left cannot be written");
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+        self.trail.state().owner = Some(owner.clone());
+        loop {
+            self.trail.due.notified().await;
+            tokio::time::sleep(PAUSE).await;
+            let followed = async {
+                self.move_mark(owner).await?;
+                self.write_waiting().await
+            };
+            if let Err(error) = followed.await {
+                tracing::debug!(%error, "texts cannot be written");
+                tokio::time::sleep(RETRY_PAUSE).await;
+                self.trail.due.notify_one();
+            }
+        }
+    }
+
+    /// Writes all that waits and takes the mark away.
+    pub(super) async fn end_trail(&self) -> Result<(), AuditError> {
+        // Nothing more is taken.
+        let Some(owner) = self.trail.state().owner.take() else {
+            return Ok(());
+        };
+        while self.write_waiting().await? {}
+        self.remove_mark(&owner).await
+    }
+
+    /// One command for each kind. Whether more waits.
+    async fn write_waiting(&self) -> Result<bool, AuditError> {
+        let texts = self.texts()?;
+        let _writing = self.trail.writing.lock().await;
+        let mut is_more = false;
+        for kind in [TextKind::Request, TextKind::Response] {
+            let (ids, documents): (Vec<_>, Vec<_>) = {
+                let mut state = self.trail.state();
+                let first = state.waiting(kind).texts.iter().take(COMMAND_TEXTS_MAX);
+                first.map(|text| (text.id, text.document.clone())).unzip()
+            };
+            if ids.is_empty() {
+                continue;
+            }
+            self.write_texts(kind, documents).await?;
+            let mut state = self.trail.state();
+            let waiting = state.waiting(kind);
+            waiting.texts.drain(..ids.len());
+            ids.iter().for_each(|id| {
+                waiting.ids.remove(id);
+            });
+            is_more |= !waiting.texts.is_empty();
+            drop(state);
+            texts.remember(kind, ids);
+        }
+        if is_more {
+            self.trail.due.notify_one();
+        }
+        Ok(is_more)
+    }
+
+    async fn write_texts(
+        &self,
+        kind: TextKind,
+        documents: Vec<RawDocumentBuf>,
+    ) -> Result<(), AuditError> {
+        let documents = documents.iter().map(|document| &**document).collect();
+        let concern = self.write_concern();
+        let command = command(cstr!("insert"), kind.collection(), &documents, &concern);
+        let written = async {
+            let reply = self.run(command, COMMAND_MAX).await?;
+            // One that was there already is what we wanted.
+            check_reply(&reply).map_err(|why| self.unavailable(why))
+        };
+        let written = written.await;
+        if written.is_err() {
+            self.texts()?.forget();
+        }
+        written.map(drop)
+    }
+
+    /// Moves the mark on if it has fallen behind.
+    async fn move_mark(&self, owner: &ContainerId) -> Result<(), AuditError> {
+        let (mark, is_first) = {
+            let mut state = self.trail.state();
+            let next = state.next_mark();
+            match state.mark_unix_ms {
+                Some(mark) if next < mark.saturating_add(MARK_STEP_MS) => return Ok(()),
+                Some(_) => {
+                    // At once: what is taken meanwhile must not lie before it.
+                    state.mark_unix_ms = Some(next);
+                    (next, false)
+                }
+                None => (next, true),
+            }
+        };
+        let moving = rawdoc! {
+            "q": { "_id": owner.as_str() },
+            "u": { "$set": { MARK: documents::date(mark) } },
+            "upsert": true,
+        };
+        let command = rawdoc! {
+            "update": OWN_COLLECTION,
+            "updates": [moving],
+            "writeConcern": self.write_concern(),
+        };
+        let reply = self.run(command, COMMAND_MAX).await?;
+        check_reply(&reply).map_err(|why| self.unavailable(why))?;
+        if is_first {
+            self.trail.state().mark_unix_ms = Some(mark);
+        }
+        Ok(())
+    }
+
+    async fn remove_mark(&self, owner: &ContainerId) -> Result<(), AuditError> {
+        let command = rawdoc! {
+            "delete": OWN_COLLECTION,
+            "deletes": [{ "q": { "_id": owner.as_str() }, "limit": 1 }],
+            "writeConcern": self.write_concern(),
+        };
+        let reply = self.run(command, COMMAND_MAX).await?;
+        check_reply(&reply)
+            .map(drop)
+            .map_err(|why| self.unavailable(why))
+    }
+
+    /// Writes the texts that events services left waiting which are neither among the living nor us.
+    pub(super) async fn finish_trails(&self, living: &[ContainerId]) -> Result<(), AuditError> {
+        let own = self.trail.state().owner.clone();
+        let is_dead = |owner: &ContainerId| !living.contains(owner) && own.as_ref() != Some(owner);
+        self.finish_trails_of(is_dead).await
+    }
+
+    async fn finish_trails_of(
+        &self,
+        is_meant: impl Fn(&ContainerId) -> bool,
+    ) -> Result<(), AuditError> {
+        for (owner, since) in self.marks().await? {
+            if !is_meant(&owner) {
+                continue;
+            }
+            let texts = self.within(LONG_COMMAND_MAX, self.restore(since)).await?;
+            self.remove_mark(&owner).await?;
+            tracing::info!(%owner, texts, "wrote the texts of an events service that has ended");
+        }
+        Ok(())
+    }
+
+    async fn marks(&self) -> Result<Vec<(ContainerId, u64)>, AuditError> {
+        let finding = async {
+            let own = self
+                .database()
+                .await?
+                .collection::<Document>(OWN_COLLECTION);
+            let finding = own
+                .find(doc! { (MARK.as_str()): { "$exists": true } })
+                .max_time(WORK_MAX);
+            read::all(finding)
+                .await
+                .map_err(|error| self.failure(&error))
+        };
+        let marks = self.within(COMMAND_MAX, finding).await?;
+        let mark = |mark: &Document| {
+            let owner = mark.get_str("_id").ok()?.parse().ok()?;
+            let since = mark.get_datetime(MARK.as_str()).ok()?.timestamp_millis();
+            Some((owner, u64::try_from(since).ok()?))
+        };
+        Ok(marks.iter().filter_map(mark).collect())
+    }
+
+    /// Writes the texts that records received since then hold.
+    async fn restore(&self, since_unix_ms: u64) -> Result<usize, AuditError> {
+        let tasks = self.database().await?.collection::<Document>("tasks");
+        let finding = tasks
+            .find(doc! {
+                "fromReceivedTime": { "$gte": documents::date(since_unix_ms) },
+                "v": documents::VERSION,
+            })
+            .projection(doc! {
+                "requestBodyId": 1, "request": 1, "toResponseBodyId": 1, "response": 1,
+            });
+        let mut found = finding.await.map_err(|error| self.failure(&error))?;
+        let mut restored = 0;
+        let mut texts: [Vec<RawDocumentBuf>; 2] = Default::default();
+        loop {
+            let record = found
+                .try_next()
+                .await
+                .map_err(|error| self.failure(&error))?;
+            let is_last = record.is_none();
+            for (kind, texts) in [TextKind::Request, TextKind::Response]
+                .into_iter()
+                .zip(&mut texts)
+            {
+                let text = record.as_ref().and_then(|record| text_in(record, kind));
+                texts.extend(text);
+                if texts.len() >= COMMAND_TEXTS_MAX || is_last && !texts.is_empty() {
+                    restored += texts.len();
+                    self.write_texts(kind, std::mem::take(texts)).await?;
+                }
+            }
+            if is_last {
+                return Ok(restored);
+            }
+        }
+    }
+}
+
+/// The document of a text that a record holds.
+fn text_in(record: &Document, kind: TextKind) -> Option<RawDocumentBuf> {
+    let text = record.get_str(kind.field().as_str()).ok()?;
+    let id = read::id(record.get(kind.reference()))?;
+    let id = ObjectId::parse_str(id).ok()?;
+    Some(documents::text(TextId(id.bytes()), kind, text))
+}
+
+impl Texts {
+    /// Notes that these are stored.
+    pub(super) fn remember(&self, kind: TextKind, ids: Vec<TextId>) {
+        let known = match kind {
+            TextKind::Request => &self.requests,
+            TextKind::Response => &self.responses,
+        };
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        ids.into_iter().for_each(|id| known.insert(id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MARK_MS: u64 = 1_000;
+
+    fn trail() -> Trail {
+        let trail = Trail::default();
+        trail.state().owner = Some("a".repeat(64).parse().unwrap());
+        trail
+    }
+
+    fn marked() -> Trail {
+        let trail = trail();
+        trail.state().mark_unix_ms = Some(MARK_MS);
+        trail
+    }
+
+    fn id(n: usize) -> TextId {
+        let mut id = [0; 12];
+        id[..8].copy_from_slice(&n.to_le_bytes());
+        TextId(id)
+    }
+
+    fn takes(trail: &Trail, n: usize, text: &str, received: u64) -> bool {
+        trail
+            .take(TextKind::Request, id(n), text, received)
+            .is_none()
+    }
+
+    #[test]
+    fn nothing_is_taken_without_an_owner_and_a_mark() {
+        assert!(!takes(&Trail::default(), 1, "a", MARK_MS));
+        assert!(!takes(&trail(), 1, "a", MARK_MS));
+        assert!(takes(&marked(), 1, "a", MARK_MS));
+    }
+
+    #[test]
+    fn what_would_be_lost_with_us_is_not_taken() {
+        let trail = marked();
+        assert!(!takes(&trail, 1, "a", MARK_MS - 1));
+        assert!(!takes(&trail, 1, &"a".repeat(10_000), MARK_MS));
+    }
+
+    #[test]
+    fn what_waits_is_bounded_and_waits_once() {
+        let trail = marked();
+        for n in 0..WAITING_MAX {
+            assert!(takes(&trail, n, "a", MARK_MS));
+        }
+        assert!(takes(&trail, 0, "a", MARK_MS), "it waits already");
+        assert!(!takes(&trail, WAITING_MAX, "a", MARK_MS));
+        assert_eq!(trail.state().requests.texts.len(), WAITING_MAX);
+    }
+
+    #[test]
+    fn the_mark_stays_before_what_waits() {
+        let trail = marked();
+        assert!(takes(&trail, 1, "a", MARK_MS + 50));
+        assert!(takes(&trail, 2, "b", MARK_MS + 20_000));
+        assert_eq!(trail.state().next_mark(), MARK_MS + 50);
+        trail.state().requests = Waiting::default();
+        assert_eq!(trail.state().next_mark(), MARK_MS + 20_000);
+    }
+}
