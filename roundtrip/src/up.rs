@@ -30,8 +30,26 @@ const BACKENDS: usize = 2;
 /// By then the services of one process have found one another.
 const READY_WITHIN: Duration = Duration::from_secs(10);
 
-#[tokio::main(flavor = "current_thread")]
-pub(crate) async fn up(options: Up) -> anyhow::Result<()> {
+/// Connections read at one turn of the runtime. The work of these goes all the way to the log before the
+/// next are read, and is written while they are worked at. With all at once, thread and log would wait
+/// for each other: the log for the last of them, then the thread for the log.
+const CONNECTIONS_AT_ONCE: usize = 8;
+
+/// Runs everything until a signal.
+///
+/// # Errors
+/// The port or a file cannot be used, or a service broke down.
+pub(crate) fn up(options: Up) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .max_io_events_per_tick(CONNECTIONS_AT_ONCE)
+        .enable_all()
+        .build();
+    runtime
+        .context("the runtime cannot be made")?
+        .block_on(run(options))
+}
+
+async fn run(options: Up) -> anyhow::Result<()> {
     telemetry::init(&options.process.log, options.process.log_format)
         .map_err(anyhow::Error::msg)?;
     let stop = shutdown::on_signals().context("signals cannot be listened to")?;
