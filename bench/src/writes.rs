@@ -10,6 +10,9 @@ use mongodb::{
     bson::{Document, RawArrayBuf, RawDocumentBuf, doc, oid::ObjectId, raw::cstr, rawdoc},
 };
 
+/// Texts follow their records, about so many of a kind in one command.
+const TEXTS_AT_ONCE: usize = 128;
+
 /// A record as the events service wrote it, to be written again under other ids.
 #[derive(Debug)]
 pub(crate) struct Writes {
@@ -65,46 +68,52 @@ impl Writes {
     /// The server refuses something.
     pub(crate) async fn per_second(&self, batch: usize, measured: Duration) -> Result<f64> {
         let began = Instant::now();
-        let mut records = 0;
+        let (mut records, mut texts) = (0, 0);
         while began.elapsed() < measured {
-            // One batch at a time, as the events service writes them.
-            self.write(batch).await?;
+            // One batch at a time, and texts beside it when they are enough: as the events service
+            // writes them.
             records += batch;
+            texts += batch;
+            let due = if texts >= TEXTS_AT_ONCE {
+                std::mem::take(&mut texts)
+            } else {
+                0
+            };
+            tokio::try_join!(
+                self.write("tasks", &self.record, batch),
+                self.write("requests", &self.request, due),
+                self.write("responses", &self.response, due),
+            )?;
         }
         Ok(records as f64 / began.elapsed().as_secs_f64())
     }
 
-    /// One batch: three commands at once.
-    async fn write(&self, records: usize) -> Result<()> {
-        let collections = [
-            ("tasks", &self.record),
-            ("requests", &self.request),
-            ("responses", &self.response),
-        ];
-        let commands = collections.map(|(collection, template)| async move {
-            let documents: Result<RawArrayBuf> = (0..records).map(|_| template.fresh()).try_fold(
-                RawArrayBuf::new(),
-                |mut all, document| {
-                    all.push(document?);
-                    Ok(all)
-                },
-            );
-            let mut command = RawDocumentBuf::new();
-            command.append(cstr!("insert"), collection);
-            command.append(cstr!("ordered"), false);
-            command.append(
-                cstr!("writeConcern"),
-                rawdoc! { "w": "majority", "j": true },
-            );
-            command.append(cstr!("documents"), documents?);
-            let reply = self.database.run_raw_command(command).await?;
-            ensure!(
-                !reply.contains_key("writeErrors"),
-                "the database refuses records: {reply}"
-            );
-            Ok(())
-        });
-        futures_util::future::try_join_all(commands).await.map(drop)
+    /// One command, if there is anything to write.
+    async fn write(&self, collection: &str, template: &Template, count: usize) -> Result<()> {
+        if count == 0 {
+            return Ok(());
+        }
+        let documents: Result<RawArrayBuf> = (0..count).map(|_| template.fresh()).try_fold(
+            RawArrayBuf::new(),
+            |mut all, document| {
+                all.push(document?);
+                Ok(all)
+            },
+        );
+        let mut command = RawDocumentBuf::new();
+        command.append(cstr!("insert"), collection);
+        command.append(cstr!("ordered"), false);
+        command.append(
+            cstr!("writeConcern"),
+            rawdoc! { "w": "majority", "j": true },
+        );
+        command.append(cstr!("documents"), documents?);
+        let reply = self.database.run_raw_command(command).await?;
+        ensure!(
+            !reply.contains_key("writeErrors"),
+            "the database refuses documents: {reply}"
+        );
+        Ok(())
     }
 }
 
