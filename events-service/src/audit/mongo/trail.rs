@@ -41,7 +41,7 @@ use crate::audit::{AuditError, text_id::TextId};
 /// How long texts wait for more. Less than anybody needs to look at them.
 const PAUSE: Duration = Duration::from_millis(10);
 /// Texts of a kind that wait; beyond, they are written with their records.
-const WAITING_MAX: usize = 4_096;
+const WAITING_MAX: usize = 2_048;
 /// Texts in one command: two milliseconds of work, behind which a record may have to wait.
 const COMMAND_TEXTS_MAX: usize = 128;
 /// The mark moves in steps of so many milliseconds. So much more than what really waited is read
