@@ -8,7 +8,9 @@
 //! **Invariant**: a text that is not written yet is that of a record which was received at or after
 //! the *mark* of whoever holds it. The mark is durable before the first text waits, and moves on only
 //! when what lies before it is written. So nothing is lost with a service that dies: whoever sweeps
-//! next finds its mark and writes the texts from the records ([`MongoAuditLog::finish_trails`]).
+//! next finds its mark and writes the texts from the records ([`MongoAuditLog::finish_trails`]). One
+//! that was taken for dead and lives has its mark again with its next step; should it die before, the
+//! texts of these seconds stand in their records only.
 //!
 //! What cannot follow (a long text, a record older than the mark, too many that wait) is written with
 //! its record instead.
@@ -30,7 +32,7 @@ use shared::contract::ContainerId;
 use tokio::sync::Notify;
 
 use super::{
-    COMMAND_MAX, LONG_COMMAND_MAX, MongoAuditLog, Texts, WORK_MAX,
+    COMMAND_MAX, MongoAuditLog, Texts, WORK_MAX,
     documents::{self, TextKind},
     prepare::OWN_COLLECTION,
     read,
@@ -295,7 +297,7 @@ impl MongoAuditLog {
             if !is_meant(&owner) {
                 continue;
             }
-            let texts = self.within(LONG_COMMAND_MAX, self.restore(since)).await?;
+            let texts = self.restore(since).await?;
             self.remove_mark(&owner).await?;
             tracing::info!(%owner, texts, "wrote the texts of an events service that has ended");
         }
@@ -335,14 +337,15 @@ impl MongoAuditLog {
             .projection(doc! {
                 "requestBodyId": 1, "request": 1, "toResponseBodyId": 1, "response": 1,
             });
-        let mut found = finding.await.map_err(|error| self.failure(&error))?;
+        let finding = async { finding.await.map_err(|error| self.failure(&error)) };
+        let mut found = self.within(COMMAND_MAX, finding).await?;
         let mut restored = 0;
         let mut texts: [Vec<RawDocumentBuf>; 2] = Default::default();
         loop {
-            let record = found
-                .try_next()
-                .await
-                .map_err(|error| self.failure(&error))?;
+            // Limited step by step: there may be much to do, and a server that stalls must not keep
+            // whoever waits for this.
+            let next = async { found.try_next().await.map_err(|error| self.failure(&error)) };
+            let record = self.within(COMMAND_MAX, next).await?;
             let is_last = record.is_none();
             for (kind, texts) in [TextKind::Request, TextKind::Response]
                 .into_iter()
