@@ -10,7 +10,8 @@
 //! when what lies before it is written. So nothing is lost with a service that dies: whoever sweeps
 //! next finds its mark and writes the texts from the records ([`MongoAuditLog::finish_trails`]). One
 //! that was taken for dead and lives has its mark again with its next step; should it die before, the
-//! texts of these seconds stand in their records only.
+//! texts of these seconds stand in their records only. So does the response of a record that was taken
+//! over, if both who took it and who held it before die at once.
 //!
 //! What cannot follow (a long text, a record older than the mark, too many that wait) is written with
 //! its record instead.
