@@ -218,24 +218,27 @@ impl MongoAuditLog {
         Ok(is_more)
     }
 
+    /// Returns how many were not there yet.
     async fn write_texts(
         &self,
         kind: TextKind,
         documents: Vec<RawDocumentBuf>,
-    ) -> Result<(), AuditError> {
+    ) -> Result<usize, AuditError> {
+        let count = documents.len();
         let documents = documents.iter().map(|document| &**document).collect();
         let concern = self.write_concern();
         let command = command(cstr!("insert"), kind.collection(), &documents, &concern);
         let written = async {
             let reply = self.run(command, COMMAND_MAX).await?;
             // One that was there already is what we wanted.
-            check_reply(&reply).map_err(|why| self.unavailable(why))
+            let duplicates = check_reply(&reply).map_err(|why| self.unavailable(why))?;
+            Ok(count.saturating_sub(duplicates.len()))
         };
         let written = written.await;
         if written.is_err() {
             self.texts()?.forget();
         }
-        written.map(drop)
+        written
     }
 
     /// Moves the mark on if it has fallen behind.
@@ -300,7 +303,7 @@ impl MongoAuditLog {
             }
             let texts = self.restore(since).await?;
             self.remove_mark(&owner).await?;
-            tracing::info!(%owner, texts, "wrote the texts of an events service that has ended");
+            tracing::info!(%owner, texts, "wrote the texts that an events service left when it ended");
         }
         Ok(())
     }
@@ -327,7 +330,7 @@ impl MongoAuditLog {
         Ok(marks.iter().filter_map(mark).collect())
     }
 
-    /// Writes the texts that records received since then hold.
+    /// Writes the texts that records received since then hold. Returns how many were missing.
     async fn restore(&self, since_unix_ms: u64) -> Result<usize, AuditError> {
         let tasks = self.database().await?.collection::<Document>("tasks");
         let finding = tasks
@@ -355,8 +358,7 @@ impl MongoAuditLog {
                 let text = record.as_ref().and_then(|record| text_in(record, kind));
                 texts.extend(text);
                 if texts.len() >= COMMAND_TEXTS_MAX || is_last && !texts.is_empty() {
-                    restored += texts.len();
-                    self.write_texts(kind, std::mem::take(texts)).await?;
+                    restored += self.write_texts(kind, std::mem::take(texts)).await?;
                 }
             }
             if is_last {
