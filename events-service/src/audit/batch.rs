@@ -158,7 +158,6 @@ impl GroupCommit {
     /// Writes until every [`LogWriter`] is dropped and all is written.
     pub async fn run(mut self) {
         let mut is_up = self.is_up.subscribe();
-        let gather = self.log.gather();
         let mut is_busy = false;
         loop {
             let mut batch = Vec::new();
@@ -169,7 +168,7 @@ impl GroupCommit {
                         return;
                     }
                     if is_busy {
-                        self.gather(&mut batch, gather).await;
+                        self.gather(&mut batch).await;
                     }
                     is_busy = batch.len() > 1;
                     self.batch_size.observe(batch.len() as f64);
@@ -189,7 +188,8 @@ impl GroupCommit {
     }
 
     /// Lets a small batch wait for the results that are still at backends.
-    async fn gather(&mut self, batch: &mut Vec<Write>, limit: Duration) {
+    async fn gather(&mut self, batch: &mut Vec<Write>) {
+        let limit = self.log.gather();
         if limit.is_zero() {
             return;
         }

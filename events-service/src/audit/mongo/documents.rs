@@ -35,6 +35,8 @@ pub(super) enum TextKind {
 }
 
 impl TextKind {
+    pub(super) const ALL: [TextKind; 2] = [TextKind::Request, TextKind::Response];
+
     /// The collection of its documents.
     pub(super) fn collection(self) -> &'static str {
         match self {
@@ -60,7 +62,7 @@ impl TextKind {
     }
 }
 
-/// Whether a text stands in its record, too: what waits for the record is then answered by it alone.
+/// Whether a text stands in its record, too: the record is then complete without the text's document.
 pub(super) fn is_short(text: &str) -> bool {
     text.len() <= SHORT_MAX
 }
@@ -116,9 +118,11 @@ pub(super) fn record(record: &Record, request: TextId, response: Option<TextId>)
         record.caller_request_id.as_deref(),
     );
     document.append(cstr!("deadline"), date(record.deadline_unix_ms));
-    if is_short(&record.body) {
-        document.append(TextKind::Request.field(), record.body.as_str());
-    }
+    set(
+        &mut document,
+        TextKind::Request.field(),
+        Some(record.body.as_str()).filter(|text| is_short(text)),
+    );
     progress(&mut document, &record.progress);
     match &record.end {
         Some(ended) => end(&mut document, record, ended, response),
@@ -198,9 +202,11 @@ fn end(document: &mut RawDocumentBuf, record: &Record, end: &End, response: Opti
         cstr!("toResponseBodyId"),
         response.map(TextId::to_hex),
     );
-    if let Some(text) = end.outcome.text().filter(|text| is_short(text)) {
-        document.append(TextKind::Response.field(), text);
-    }
+    set(
+        document,
+        TextKind::Response.field(),
+        end.outcome.text().filter(|text| is_short(text)),
+    );
     // The reply goes out after the record is durable, so this is the moment just before: another
     // write after the reply would cost as much as this one and could be lost.
     document.append(cstr!("fromSentTime"), date(end.at_unix_ms));

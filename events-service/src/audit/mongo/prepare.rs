@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use mongodb::bson::{Binary, Document, RawArrayBuf, doc, rawdoc, spec::BinarySubtype};
 
-use super::{LONG_COMMAND_MAX, MongoAuditLog, Texts, documents, failure, old_server, read, write};
+use super::{LONG_COMMAND_MAX, MongoAuditLog, Texts, documents, failure, old_server, read};
 use crate::audit::{
     AuditError, Status,
     text_id::{KnownIds, TextKey},
@@ -78,8 +78,7 @@ impl MongoAuditLog {
             // would be stored again and no answer would be found.
             "writeConcern": { "w": "majority", "j": true, "wtimeout": documents::millis(super::WORK_MAX) },
         };
-        let reply = self.run(command, LONG_COMMAND_MAX).await?;
-        write::check_reply(&reply).map_err(|why| self.unavailable(why))?;
+        self.run_write(command, LONG_COMMAND_MAX).await?;
         let stored = self.stored_key().await?;
         stored
             .ok_or_else(|| self.unavailable("the key of the text ids was written and is not there"))

@@ -17,12 +17,12 @@
 //! its record instead.
 
 use std::{
-    collections::{HashSet, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use futures_util::TryStreamExt;
+use hashlink::LinkedHashMap;
 use mongodb::bson::{
     Document, RawDocumentBuf, doc,
     oid::ObjectId,
@@ -33,11 +33,11 @@ use shared::contract::ContainerId;
 use tokio::sync::Notify;
 
 use super::{
-    COMMAND_MAX, MongoAuditLog, Texts, WORK_MAX,
+    COMMAND_MAX, MongoAuditLog, WORK_MAX,
     documents::{self, TextKind},
     prepare::OWN_COLLECTION,
     read,
-    write::{check_reply, command},
+    write::command,
 };
 use crate::audit::{AuditError, text_id::TextId};
 
@@ -59,8 +59,6 @@ const MARK: &CStr = cstr!("textsSince");
 #[derive(Default)]
 pub(super) struct Trail {
     state: Mutex<State>,
-    /// Held by whoever writes texts: what was written is taken away by whoever wrote it.
-    writing: tokio::sync::Mutex<()>,
     /// There is something to do.
     due: Notify,
 }
@@ -78,14 +76,10 @@ struct State {
     responses: Waiting,
 }
 
-#[derive(Default)]
-struct Waiting {
-    texts: VecDeque<Text>,
-    ids: HashSet<TextId>,
-}
+/// Texts of a kind, oldest first.
+type Waiting = LinkedHashMap<TextId, Text>;
 
 struct Text {
-    id: TextId,
     document: RawDocumentBuf,
     received_unix_ms: u64,
 }
@@ -95,22 +89,20 @@ impl Trail {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a text of a record that holds it itself, or gives it back: it has to be written with the
-    /// record.
-    pub(super) fn take(
+    /// Takes a text, to be written later. One that it does not take has to be written with its record.
+    pub(super) fn takes(
         &self,
         kind: TextKind,
         id: TextId,
         text: &str,
         received_unix_ms: u64,
-    ) -> Option<RawDocumentBuf> {
-        let document = || documents::text(id, kind, text);
+    ) -> bool {
         if !documents::is_short(text) {
-            return Some(document());
+            return false;
         }
         let mut state = self.state();
         if state.owner.is_none() {
-            return Some(document());
+            return false;
         }
         state.newest_unix_ms = state.newest_unix_ms.max(received_unix_ms);
         self.due.notify_one();
@@ -118,22 +110,22 @@ impl Trail {
             .mark_unix_ms
             .is_none_or(|mark| received_unix_ms < mark)
         {
-            return Some(document());
+            return false;
         }
         let waiting = state.waiting(kind);
-        if waiting.ids.contains(&id) {
-            return None;
+        if waiting.contains_key(&id) {
+            return true;
         }
-        if waiting.texts.len() >= WAITING_MAX {
-            return Some(document());
+        if waiting.len() >= WAITING_MAX {
+            return false;
         }
-        waiting.ids.insert(id);
-        waiting.texts.push_back(Text {
-            id,
-            document: document(),
+        let document = documents::text(id, kind, text);
+        let text = Text {
+            document,
             received_unix_ms,
-        });
-        None
+        };
+        waiting.insert(id, text);
+        true
     }
 }
 
@@ -147,7 +139,7 @@ impl State {
 
     /// Where the mark could be: before the oldest text that waits.
     fn next_mark(&self) -> u64 {
-        let waiting = self.requests.texts.iter().chain(&self.responses.texts);
+        let waiting = self.requests.values().chain(self.responses.values());
         let oldest = waiting.map(|text| text.received_unix_ms).min();
         oldest.unwrap_or(self.newest_unix_ms)
     }
@@ -190,13 +182,12 @@ impl MongoAuditLog {
     /// One command for each kind. Whether more waits.
     async fn write_waiting(&self) -> Result<bool, AuditError> {
         let texts = self.texts()?;
-        let _writing = self.trail.writing.lock().await;
         let mut is_more = false;
-        for kind in [TextKind::Request, TextKind::Response] {
+        for kind in TextKind::ALL {
             let (ids, documents): (Vec<_>, Vec<_>) = {
                 let mut state = self.trail.state();
-                let first = state.waiting(kind).texts.iter().take(COMMAND_TEXTS_MAX);
-                first.map(|text| (text.id, text.document.clone())).unzip()
+                let first = state.waiting(kind).iter().take(COMMAND_TEXTS_MAX);
+                first.map(|(id, text)| (*id, text.document.clone())).unzip()
             };
             if ids.is_empty() {
                 continue;
@@ -204,11 +195,8 @@ impl MongoAuditLog {
             self.write_texts(kind, documents).await?;
             let mut state = self.trail.state();
             let waiting = state.waiting(kind);
-            waiting.texts.drain(..ids.len());
-            ids.iter().for_each(|id| {
-                waiting.ids.remove(id);
-            });
-            is_more |= !waiting.texts.is_empty();
+            ids.iter().for_each(|id| drop(waiting.remove(id)));
+            is_more |= !waiting.is_empty();
             drop(state);
             texts.remember(kind, ids);
         }
@@ -228,17 +216,12 @@ impl MongoAuditLog {
         let documents = documents.iter().map(|document| &**document).collect();
         let concern = self.write_concern();
         let command = command(cstr!("insert"), kind.collection(), &documents, &concern);
-        let written = async {
-            let reply = self.run(command, COMMAND_MAX).await?;
-            // One that was there already is what we wanted.
-            let duplicates = check_reply(&reply).map_err(|why| self.unavailable(why))?;
-            Ok(count.saturating_sub(duplicates.len()))
-        };
-        let written = written.await;
+        let written = self.run_write(command, COMMAND_MAX).await;
         if written.is_err() {
             self.texts()?.forget();
         }
-        written
+        // One that was there already is what we wanted.
+        Ok(count.saturating_sub(written?.len()))
     }
 
     /// Moves the mark on if it has fallen behind.
@@ -266,8 +249,7 @@ impl MongoAuditLog {
             "updates": [moving],
             "writeConcern": self.write_concern(),
         };
-        let reply = self.run(command, COMMAND_MAX).await?;
-        check_reply(&reply).map_err(|why| self.unavailable(why))?;
+        self.run_write(command, COMMAND_MAX).await?;
         if is_first {
             self.trail.state().mark_unix_ms = Some(mark);
         }
@@ -280,10 +262,7 @@ impl MongoAuditLog {
             "deletes": [{ "q": { "_id": owner.as_str() }, "limit": 1 }],
             "writeConcern": self.write_concern(),
         };
-        let reply = self.run(command, COMMAND_MAX).await?;
-        check_reply(&reply)
-            .map(drop)
-            .map_err(|why| self.unavailable(why))
+        self.run_write(command, COMMAND_MAX).await.map(drop)
     }
 
     /// Writes the texts that events services left waiting which are neither among the living nor us.
@@ -351,10 +330,7 @@ impl MongoAuditLog {
             let next = async { found.try_next().await.map_err(|error| self.failure(&error)) };
             let record = self.within(COMMAND_MAX, next).await?;
             let is_last = record.is_none();
-            for (kind, texts) in [TextKind::Request, TextKind::Response]
-                .into_iter()
-                .zip(&mut texts)
-            {
+            for (kind, texts) in TextKind::ALL.into_iter().zip(&mut texts) {
                 let text = record.as_ref().and_then(|record| text_in(record, kind));
                 texts.extend(text);
                 if texts.len() >= COMMAND_TEXTS_MAX || is_last && !texts.is_empty() {
@@ -374,18 +350,6 @@ fn text_in(record: &Document, kind: TextKind) -> Option<RawDocumentBuf> {
     let id = read::id(record.get(kind.reference()))?;
     let id = ObjectId::parse_str(id).ok()?;
     Some(documents::text(TextId(id.bytes()), kind, text))
-}
-
-impl Texts {
-    /// Notes that these are stored.
-    pub(super) fn remember(&self, kind: TextKind, ids: Vec<TextId>) {
-        let known = match kind {
-            TextKind::Request => &self.requests,
-            TextKind::Response => &self.responses,
-        };
-        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-        ids.into_iter().for_each(|id| known.insert(id));
-    }
 }
 
 #[cfg(test)]
@@ -413,9 +377,7 @@ mod tests {
     }
 
     fn takes(trail: &Trail, n: usize, text: &str, received: u64) -> bool {
-        trail
-            .take(TextKind::Request, id(n), text, received)
-            .is_none()
+        trail.takes(TextKind::Request, id(n), text, received)
     }
 
     #[test]
@@ -440,7 +402,7 @@ mod tests {
         }
         assert!(takes(&trail, 0, "a", MARK_MS), "it waits already");
         assert!(!takes(&trail, WAITING_MAX, "a", MARK_MS));
-        assert_eq!(trail.state().requests.texts.len(), WAITING_MAX);
+        assert_eq!(trail.state().requests.len(), WAITING_MAX);
     }
 
     #[test]

@@ -8,7 +8,8 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use futures_util::future::join_all;
@@ -60,15 +61,39 @@ struct Plan {
 }
 
 impl Texts {
+    fn known(&self, kind: TextKind) -> MutexGuard<'_, KnownIds> {
+        let known = match kind {
+            TextKind::Request => &self.requests,
+            TextKind::Response => &self.responses,
+        };
+        known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that these are stored.
+    pub(super) fn remember(&self, kind: TextKind, ids: Vec<TextId>) {
+        let mut known = self.known(kind);
+        ids.into_iter().for_each(|id| known.insert(id));
+    }
+
     /// Forgets which texts are stored.
     pub(super) fn forget(&self) {
-        for known in [&self.requests, &self.responses] {
-            known.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        for kind in TextKind::ALL {
+            self.known(kind).clear();
         }
     }
 }
 
 impl MongoAuditLog {
+    /// Runs a command that writes. Returns the places of the documents that were there already.
+    pub(super) async fn run_write(
+        &self,
+        command: RawDocumentBuf,
+        limit: Duration,
+    ) -> Result<Vec<usize>, AuditError> {
+        let reply = self.run(command, limit).await?;
+        check_reply(&reply).map_err(|why| self.unavailable(why))
+    }
+
     pub(super) async fn write_batch(
         &self,
         texts: &Texts,
@@ -189,8 +214,8 @@ fn is_ended_so(stored: &Document, record: &Record, texts: &Texts) -> bool {
 impl Plan {
     fn of(batch: &[Write], texts: &Texts, trail: &Trail) -> Self {
         let mut plan = Self::default();
-        let mut requests = NewTexts::new(TextKind::Request, &texts.requests, trail);
-        let mut responses = NewTexts::new(TextKind::Response, &texts.responses, trail);
+        let mut requests = NewTexts::new(TextKind::Request, texts, trail);
+        let mut responses = NewTexts::new(TextKind::Response, texts, trail);
         for (n, write) in batch.iter().enumerate() {
             let mut response = |record: &Record| {
                 let text = record.end.as_ref()?.outcome.text()?;
@@ -264,10 +289,10 @@ struct NewTexts<'a> {
 }
 
 impl<'a> NewTexts<'a> {
-    fn new(kind: TextKind, known: &'a Mutex<KnownIds>, trail: &'a Trail) -> Self {
+    fn new(kind: TextKind, texts: &'a Texts, trail: &'a Trail) -> Self {
         Self {
             kind,
-            known: known.lock().unwrap_or_else(PoisonError::into_inner),
+            known: texts.known(kind),
             trail,
             in_batch: HashSet::new(),
         }
@@ -284,8 +309,9 @@ impl<'a> NewTexts<'a> {
         if self.known.contains(id) || !self.in_batch.insert(id) {
             return;
         }
-        let document = self.trail.take(self.kind, id, text, received_unix_ms);
-        plan.extend(document.map(|document| (id, document)));
+        if !self.trail.takes(self.kind, id, text, received_unix_ms) {
+            plan.push((id, documents::text(id, self.kind, text)));
+        }
     }
 }
 
