@@ -75,15 +75,20 @@ pub struct RedisAddress {
 pub struct RedisBus {
     publisher: Client,
     subscriber: SubscriberClient,
-    readers: Readers,
+    readers: Arc<Mutex<Readers>>,
     link: watch::Sender<Link>,
     counters: BusCounters,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
 
-/// Short sections, no await inside.
-type Readers = Arc<Mutex<HashMap<String, Vec<Reader>>>>;
+/// Who hears what. Short sections, no await inside.
+#[derive(Debug, Default)]
+struct Readers {
+    by_channel: HashMap<String, Vec<Reader>>,
+    /// Channels were added after they were last subscribed to: the link is not up without them.
+    has_new: bool,
+}
 
 impl RedisBus {
     /// Starts connecting in the background: Redis need not be there yet. Call inside a runtime.
@@ -121,7 +126,7 @@ impl RedisBus {
         let bus = Self {
             publisher,
             subscriber,
-            readers: Readers::default(),
+            readers: Arc::default(),
             link: watch::Sender::new(Link::default()),
             counters: BusCounters::default(),
             stop: CancellationToken::new(),
@@ -137,11 +142,15 @@ impl RedisBus {
         Ok(bus)
     }
 
-    fn readers(&self) -> std::sync::MutexGuard<'_, HashMap<String, Vec<Reader>>> {
+    fn readers(&self) -> std::sync::MutexGuard<'_, Readers> {
         self.readers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set_up(&self, is_up: bool) {
+    /// Says whether the link is up. With channels that are not subscribed to yet, it is not. Returns
+    /// what was said.
+    fn set_up(&self, is_connected: bool) -> bool {
+        let readers = self.readers();
+        let is_up = is_connected && !readers.has_new;
         self.link.send_if_modified(|link| {
             let changes = link.is_up != is_up;
             link.is_up = is_up;
@@ -153,6 +162,7 @@ impl RedisBus {
             }
             changes
         });
+        is_up
     }
 }
 
@@ -218,8 +228,9 @@ impl Bus for RedisBus {
                     channel: index,
                     hand_off: hand_off.clone(),
                 };
-                readers.entry(channel).or_default().push(reader);
+                readers.by_channel.entry(channel).or_default().push(reader);
             }
+            readers.has_new = true;
         }
         // `watch_over` subscribes to what is new, now or when Redis is there.
         self.set_up(false);
@@ -238,7 +249,7 @@ impl Bus for RedisBus {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        self.readers().clear();
+        self.readers().by_channel.clear();
     }
 }
 
@@ -303,7 +314,7 @@ fn hand_off(bus: &RedisBus, channel: &str, payload: Bytes, heard_probes: &Atomic
         return;
     }
     let readers = bus.readers();
-    let Some(channel_readers) = readers.get(channel) else {
+    let Some(channel_readers) = readers.by_channel.get(channel) else {
         return;
     };
     for reader in channel_readers {
@@ -314,7 +325,10 @@ fn hand_off(bus: &RedisBus, channel: &str, payload: Bytes, heard_probes: &Atomic
 /// Connects, subscribes, and finds out when the subscription has gone deaf.
 async fn watch_over(bus: RedisBus, at: String, heard_probes: Arc<AtomicU64>) {
     let probe_channel = format!("roundtrip:probe:{:032x}", rand::random::<u128>());
-    bus.readers().entry(probe_channel.clone()).or_default();
+    bus.readers()
+        .by_channel
+        .entry(probe_channel.clone())
+        .or_default();
     let (publishing, subscribing) = (bus.publisher.connect(), bus.subscriber.connect());
     let mut reconnects = bus.subscriber.reconnect_rx();
     // A connection that breaks is told at once, not by the next probe.
@@ -325,11 +339,17 @@ async fn watch_over(bus: RedisBus, at: String, heard_probes: Arc<AtomicU64>) {
     let mut told = None;
     let begun = Instant::now();
     loop {
-        let is_up = if bus.link.borrow().is_up {
+        let is_connected = if bus.link.borrow().is_up {
             is_heard(&bus, &probe_channel, &heard_probes, &mut probes_unheard).await
         } else {
             subscribe_all(&bus).await
         };
+        let is_up = bus.set_up(is_connected);
+        changed.borrow_and_update();
+        if is_connected && !is_up {
+            // Channels were added meanwhile.
+            continue;
+        }
         if told != Some(is_up) && (is_up || begun.elapsed() > START_GRACE) {
             told = Some(is_up);
             if is_up {
@@ -338,8 +358,6 @@ async fn watch_over(bus: RedisBus, at: String, heard_probes: Arc<AtomicU64>) {
                 warn!(redis = at, "the bus cannot be reached, trying again");
             }
         }
-        bus.set_up(is_up);
-        changed.borrow_and_update();
         let pause = if is_up {
             PROBE_EVERY
         } else {
@@ -351,9 +369,9 @@ async fn watch_over(bus: RedisBus, at: String, heard_probes: Arc<AtomicU64>) {
             // New channels: `subscribe` has set the link down.
             _ = changed.changed() => {}
             // The subscriptions went with the connection.
-            _ = reconnects.recv() => bus.set_up(false),
-            _ = errors.0.recv() => bus.set_up(false),
-            _ = errors.1.recv() => bus.set_up(false),
+            _ = reconnects.recv() => { bus.set_up(false); }
+            _ = errors.0.recv() => { bus.set_up(false); }
+            _ = errors.1.recv() => { bus.set_up(false); }
         }
     }
     for quit in [
@@ -372,9 +390,19 @@ async fn subscribe_all(bus: &RedisBus) -> bool {
     if !(bus.subscriber.is_connected() && bus.publisher.is_connected()) {
         return false;
     }
-    let channels: Vec<String> = bus.readers().keys().cloned().collect();
-    match bus.subscriber.subscribe(channels).await {
-        Ok(()) => true,
+    let channels: Vec<String> = {
+        let mut readers = bus.readers();
+        readers.has_new = false;
+        readers.by_channel.keys().cloned().collect()
+    };
+    let subscribing = async {
+        bus.subscriber.subscribe(channels).await?;
+        // fred does not wait for what the server says to it. It answers in order, so that it has
+        // subscribed us when it has answered this.
+        bus.subscriber.ping::<Value>(None).await
+    };
+    match subscribing.await {
+        Ok(_pong) => true,
         Err(error) => {
             tracing::debug!(%error, "subscribe");
             false

@@ -42,6 +42,7 @@ pub(crate) async fn holds(bus: Arc<dyn Bus>, prefix: &str) {
     publishing_counts_the_receivers(bus, prefix).await;
     a_large_batch_is_answered_one_by_one(bus, prefix).await;
     payloads_are_bytes(bus, prefix).await;
+    channels_asked_for_in_quick_succession_are_all_heard(bus, prefix).await;
 }
 
 async fn messages_reach_every_reader_of_their_channel_in_order(bus: &dyn Bus, prefix: &str) {
@@ -109,5 +110,22 @@ async fn payloads_are_bytes(bus: &dyn Bus, prefix: &str) {
         bus.publish(vec![publication(&channel, payload.to_vec())])
             .await;
         assert_eq!(next(&mut heard).await.payload, payload);
+    }
+}
+
+async fn channels_asked_for_in_quick_succession_are_all_heard(bus: &dyn Bus, prefix: &str) {
+    for n in 0..300 {
+        let channels = ["first", "second"].map(|which| format!("{prefix}:{which}:{n}"));
+        let [first, second] = &channels;
+        let _first = bus.subscribe(vec![first.clone()]).await.unwrap();
+        // At some of these moments the subscription to the first is under way.
+        for _ in 0..n % 60 {
+            tokio::task::yield_now().await;
+        }
+        let _second = bus.subscribe(vec![second.clone()]).await.unwrap();
+        up(bus).await;
+        for channel in channels {
+            assert_eq!(publish(bus, &channel, "x").await, 1, "{channel}");
+        }
     }
 }
