@@ -57,6 +57,25 @@ impl Redis {
         Ok(self.0.get_ref().local_addr()?)
     }
 
+    /// How often the server has run a command since it was started.
+    ///
+    /// # Errors
+    /// When the server refuses it or does not answer.
+    pub async fn calls(&mut self, command: &str) -> Result<u64> {
+        let Reply::Bytes(text) = self.command(&[b"INFO", b"commandstats"]).await? else {
+            bail!("INFO answered no text");
+        };
+        let text = String::from_utf8(text)?;
+        let before = format!("cmdstat_{command}:calls=");
+        let Some(rest) = text.lines().find_map(|line| line.strip_prefix(&before)) else {
+            return Ok(0);
+        };
+        let calls = rest.split(',').next().unwrap_or(rest);
+        calls
+            .parse()
+            .with_context(|| format!("INFO says {before}{rest}"))
+    }
+
     /// Runs one command.
     ///
     /// # Errors
@@ -208,10 +227,17 @@ pub struct Published {
 }
 
 impl Published {
-    /// The message in it; `None` for announcements and the like.
-    #[must_use]
-    pub fn event(&self) -> Option<Event> {
-        let event: Value = serde_json::from_slice(&self.payload).ok()?;
+    /// The messages in it, one a line; none for announcements and the like.
+    pub fn events(&self) -> impl Iterator<Item = Event> {
+        self.payload
+            .split(|&byte| byte == b'\n')
+            .filter_map(Event::read)
+    }
+}
+
+impl Event {
+    fn read(payload: &[u8]) -> Option<Self> {
+        let event: Value = serde_json::from_slice(payload).ok()?;
         let text = |field: &str| event[field].as_str().filter(|text| !text.is_empty());
         text("containerId")?;
         let is_answer = text("requestBody").is_none();
@@ -439,5 +465,17 @@ mod tests {
         assert_eq!(published.publisher, "127.0.0.1:1");
         assert_eq!(published.payload, "{\"a\":\"é\\n\"}\n".as_bytes());
         assert_eq!(parse_monitor(r#"+1.5 [0 127.0.0.1:1] "PING""#), None);
+    }
+
+    #[test]
+    fn each_line_of_a_message_is_an_event() {
+        let event = |id| format!(r#"{{"containerId":"c","requestId":"{id}","requestBody":"b"}}"#);
+        let published = Published {
+            channel: "c:1".to_owned(),
+            payload: format!("{}\n{}", event("r1"), event("r2")).into_bytes(),
+            publisher: String::new(),
+        };
+        let ids: Vec<String> = published.events().map(|event| event.id).collect();
+        assert_eq!(ids, ["r1", "r2"]);
     }
 }

@@ -27,9 +27,8 @@ impl Listening {
     /// Those of these containers that hear the direct channel of an events service; all of them
     /// where the bus does not say. An empty message is for nobody: it is dropped unread.
     pub(crate) async fn among(&self, containers: Vec<ContainerId>) -> Vec<ContainerId> {
-        let question = |container| Publication {
-            channel: direct_channel(&self.event_channel, container).into(),
-            payload: Bytes::new(),
+        let question = |container| {
+            Publication::new(direct_channel(&self.event_channel, container), Bytes::new())
         };
         let questions = containers.iter().map(question).collect();
         let answers = self.bus.publish(questions).await;

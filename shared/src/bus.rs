@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 
+mod lines;
 pub mod memory;
 pub mod redis;
 
@@ -27,6 +28,20 @@ pub struct Publication {
     pub channel: Arc<str>,
     /// The message.
     pub payload: Bytes,
+    /// Whether all who hear the channel know several events in one message for what they are: a bus
+    /// on which messages cost something may then join it with others.
+    pub takes_lines: bool,
+}
+
+impl Publication {
+    /// A message that goes as it is.
+    pub fn new(channel: impl Into<Arc<str>>, payload: impl Into<Bytes>) -> Self {
+        Self {
+            channel: channel.into(),
+            payload: payload.into(),
+            takes_lines: false,
+        }
+    }
 }
 
 /// A message received.
@@ -65,7 +80,7 @@ pub enum BusError {
 /// let bus = MemoryBus::default();
 /// let mut heard = bus.subscribe(vec!["news".into()]).await.unwrap();
 /// let receivers = bus
-///     .publish(vec![Publication { channel: "news".into(), payload: "hello".into() }])
+///     .publish(vec![Publication::new("news", "hello")])
 ///     .await;
 /// assert!(matches!(receivers[..], [Ok(1)]));
 /// assert_eq!(heard.recv().await.unwrap().payload, "hello");
@@ -104,9 +119,9 @@ pub struct BusCounters {
     pub lagged: prometheus_client::metrics::counter::Counter,
     /// How often the link came up after the first time.
     pub reconnects: prometheus_client::metrics::counter::Counter,
-    /// Messages heard.
+    /// Messages heard, each by itself where several shared one of Redis.
     pub heard: prometheus_client::metrics::counter::Counter,
-    /// Messages published.
+    /// Messages published, each by itself, too.
     pub published: prometheus_client::metrics::counter::Counter,
 }
 

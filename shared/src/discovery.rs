@@ -84,6 +84,8 @@ pub struct Present {
     pub is_draining: bool,
     /// Requests or tasks that it has in flight.
     pub in_flight: u64,
+    /// It knows several events in one message.
+    pub takes_lines: bool,
 }
 
 #[derive(Debug, Default)]
@@ -152,6 +154,14 @@ impl Roster {
         self.entries()
             .get(container)
             .is_some_and(|entry| entry.present.is_some())
+    }
+
+    /// Whether the container has said that it knows several events in one message.
+    pub fn takes_lines(&self, container: &ContainerId) -> bool {
+        self.entries()
+            .get(container)
+            .and_then(|entry| entry.present.as_ref())
+            .is_some_and(|(present, _)| present.takes_lines)
     }
 
     /// Whether the engine lists the container.

@@ -223,6 +223,7 @@ impl<T, F: FnMut(T, Undelivered)> Postman<T, F> {
             publications.push(Publication {
                 channel,
                 payload: letter.payload.clone(),
+                takes_lines: is_direct && self.roster.takes_lines(&letter.to.container),
             });
             letters.push((letter, is_direct));
         }
@@ -271,10 +272,8 @@ impl<T, F: FnMut(T, Undelivered)> Postman<T, F> {
         if letters.is_empty() {
             return false;
         }
-        let publication = |letter: &Letter<T>| Publication {
-            channel: self.broadcast.clone(),
-            payload: letter.payload.clone(),
-        };
+        let publication =
+            |letter: &Letter<T>| Publication::new(self.broadcast.clone(), letter.payload.clone());
         let answers = self
             .bus
             .publish(letters.iter().map(publication).collect())

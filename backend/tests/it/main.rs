@@ -48,10 +48,7 @@ impl EventsService {
             attempt: Some(attempt),
             traceparent: None,
         };
-        let publication = Publication {
-            channel: "Consuming_Service:b1".into(),
-            payload: dispatch.encode().into(),
-        };
+        let publication = Publication::new("Consuming_Service:b1", dispatch.encode());
         let answers = self.bus.publish(vec![publication]).await;
         assert!(matches!(answers[..], [Ok(1)]));
     }

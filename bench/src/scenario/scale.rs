@@ -1,8 +1,10 @@
-//! More containers: what they bring, and that each request still costs the same number of messages.
+//! More containers: what they bring, and that each request still costs the same number of messages;
+//! and in how many of Redis they travel.
 
 use std::time::Duration;
 
 use anyhow::Result;
+use e2e::redis::Redis;
 
 use crate::{
     cli::ScaleArgs,
@@ -110,11 +112,13 @@ async fn deliveries(
             .chain(&up.events_services)
             .chain(&up.backends)
     };
+    let mut redis = Redis::connect(&servers.redis.address.to_string()).await?;
     let begun = std::time::Instant::now();
     let idle = Metrics::of(all()).await?;
     tokio::time::sleep(IDLE).await;
     let before = Metrics::of(all()).await?;
     let idle_per_second = before.since(&idle, HEARD) / begun.elapsed().as_secs_f64();
+    let published_before = redis.calls("publish").await?;
 
     let begun = std::time::Instant::now();
     let system = services.system(servers, point.series.clone(), Kind::Distinct);
@@ -122,6 +126,7 @@ async fn deliveries(
         connections: args.load,
     };
     once(&system, load, args.measuring.extent(), point, progress).await?;
+    let published = redis.calls("publish").await? - published_before;
     let after = Metrics::of(all()).await?;
     let elapsed = begun.elapsed().as_secs_f64();
     let answered = after
@@ -134,9 +139,15 @@ async fn deliveries(
         Better::Lower,
         heard / answered,
     );
+    point.add(
+        "publishes",
+        "publishes/req",
+        Better::Lower,
+        published as f64 / answered,
+    );
     point.add("idle", "messages/s", Better::Lower, idle_per_second);
     Ok(())
 }
 
-/// Messages that Redis delivered to a process.
+/// Messages that reached a process, each by itself where several shared one of Redis.
 const HEARD: &str = "roundtrip_bus_heard_total";

@@ -105,12 +105,8 @@ impl Stage {
     }
 
     pub(crate) async fn publish_raw(&self, payload: &[u8]) {
-        let channel = "Event_Service".into();
         self.bus
-            .publish(vec![Publication {
-                channel,
-                payload: payload.to_vec().into(),
-            }])
+            .publish(vec![Publication::new("Event_Service", payload.to_vec())])
             .await;
     }
 
@@ -240,10 +236,7 @@ impl Backend {
             ended,
             timing: None,
         };
-        let publication = Publication {
-            channel: "Event_Service".into(),
-            payload: result.encode().into(),
-        };
+        let publication = Publication::new("Event_Service", result.encode());
         self.bus.publish(vec![publication]).await;
     }
 }

@@ -39,7 +39,10 @@ impl Bus for MemoryBus {
         self.counters.published.inc_by(batch.len() as u64);
         batch
             .into_iter()
-            .map(|Publication { channel, payload }| {
+            .map(|publication| {
+                let Publication {
+                    channel, payload, ..
+                } = publication;
                 let Some(channel_readers) = readers.get_mut(&*channel) else {
                     return Ok(0);
                 };

@@ -34,7 +34,10 @@ use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
-use super::{Bus, BusCounters, BusError, HAND_OFF_MAX, Link, Message, Publication, Reader};
+use super::{
+    Bus, BusCounters, BusError, HAND_OFF_MAX, Link, Message, Publication, Reader,
+    lines::{self, Parcel},
+};
 
 /// A command that takes longer has failed. A request lives 5 s by default: this leaves time to try
 /// again.
@@ -164,38 +167,32 @@ impl RedisBus {
         });
         is_up
     }
-}
 
-impl std::fmt::Display for RedisAddress {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}", self.host, self.port)
-    }
-}
-
-#[async_trait]
-impl Bus for RedisBus {
-    async fn publish(&self, mut batch: Vec<Publication>) -> Vec<Result<u64, BusError>> {
-        let count = batch.len();
+    /// Sends parcels in one pipeline. One answer each.
+    async fn send(&self, mut parcels: Vec<Parcel>) -> Vec<Result<u64, BusError>> {
+        let count = parcels.len();
         if !self.publisher.is_connected() {
             return vec![Err(BusError::Unavailable("not connected".into())); count];
         }
-        let Some(last) = batch.pop() else {
+        let Some(last) = parcels.pop() else {
             return Vec::new();
         };
         let pipeline = self.publisher.pipeline();
-        for Publication { channel, payload } in batch {
+        for parcel in parcels {
+            let channel = parcel.channel.clone();
             // Only queues the command; the answer comes with the pipeline's.
-            let queued: Result<(), _> = pipeline.publish(&*channel, payload).await;
+            let queued: Result<(), _> = pipeline.publish(&*channel, parcel.payload()).await;
             if let Err(error) = queued {
                 return vec![Err(BusError::Unavailable(error.to_string())); count];
             }
         }
         // fred writes to the socket after each command of a pipeline, unless another command waits
         // behind it. So one does, and all of them go out as one.
+        let channel = last.channel.clone();
         let (answers, last) = futures_util::future::join(
             pipeline.try_all::<u64>(),
             self.publisher
-                .publish::<u64, _, _>(&*last.channel, last.payload),
+                .publish::<u64, _, _>(&*channel, last.payload()),
         )
         .await;
         let unavailable = |error: fred::error::Error| BusError::Unavailable(error.to_string());
@@ -210,6 +207,25 @@ impl Bus for RedisBus {
             _ => Err(BusError::Unavailable("no answer".into())),
         });
         answers.push(last.map_err(unavailable));
+        answers
+    }
+}
+
+impl std::fmt::Display for RedisAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+#[async_trait]
+impl Bus for RedisBus {
+    async fn publish(&self, batch: Vec<Publication>) -> Vec<Result<u64, BusError>> {
+        let (parcels, places) = lines::join(batch);
+        let answers = self.send(parcels).await;
+        let answers: Vec<_> = places
+            .into_iter()
+            .map(|place| answers[place].clone())
+            .collect();
         self.counters
             .published
             .inc_by(answers.iter().filter(|a| a.is_ok()).count() as u64);
@@ -317,8 +333,10 @@ fn hand_off(bus: &RedisBus, channel: &str, payload: Bytes, heard_probes: &Atomic
     let Some(channel_readers) = readers.by_channel.get(channel) else {
         return;
     };
-    for reader in channel_readers {
-        reader.hand_off(payload.clone(), &bus.counters);
+    for event in lines::split(payload) {
+        for reader in channel_readers {
+            reader.hand_off(event.clone(), &bus.counters);
+        }
     }
 }
 

@@ -93,6 +93,9 @@ struct Announcement {
     gone: bool,
     #[serde(default)]
     in_flight: u64,
+    /// Whether it knows several events in one message.
+    #[serde(default)]
+    lines: bool,
 }
 
 /// What a service announces itself as.
@@ -148,6 +151,7 @@ impl PresenceDiscovery {
             draining: state == State::Settling || self.condition.is_draining(),
             gone: state == State::Gone,
             in_flight: self.condition.in_flight.load(Ordering::Relaxed),
+            lines: true,
         };
         let payload = match serde_json::to_vec(&announcement) {
             Ok(payload) => Bytes::from(payload),
@@ -156,10 +160,10 @@ impl PresenceDiscovery {
                 return;
             }
         };
-        let channel = presence_channel(&self.announcer.announce_beside).into();
+        let channel = presence_channel(&self.announcer.announce_beside);
         for answer in self
             .bus
-            .publish(vec![Publication { channel, payload }])
+            .publish(vec![Publication::new(channel, payload)])
             .await
         {
             if let Err(error) = answer {
@@ -195,6 +199,7 @@ impl PresenceDiscovery {
             stack: heard.stack.map(Into::into),
             is_draining: heard.draining,
             in_flight: heard.in_flight,
+            takes_lines: heard.lines,
         });
         if is_new {
             info!(container_id = %address.container, service = %address.service, "present");

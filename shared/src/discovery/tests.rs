@@ -22,6 +22,7 @@ fn present(id: &str) -> Present {
         stack: None,
         is_draining: false,
         in_flight: 0,
+        takes_lines: true,
     }
 }
 

@@ -59,22 +59,29 @@ fn letter(to: &str, tag: u32) -> Letter<u32> {
     }
 }
 
+fn listed(id: &str) -> Listed {
+    Listed {
+        address: Address::new(id, "backend").unwrap(),
+        image: None,
+        stack: None,
+        is_starting: false,
+    }
+}
+
 impl Set {
     fn send(&self, to: &str, tag: u32) {
         self.outbox.send(letter(to, tag)).unwrap();
     }
 
     fn list(&self, id: &str) {
-        let address = Address::new(id, "backend").unwrap();
-        self.roster.list(vec![Listed {
-            address,
-            image: None,
-            stack: None,
-            is_starting: false,
-        }]);
+        self.roster.list(vec![listed(id)]);
     }
 
     fn announce(&self, id: &str) {
+        self.announce_as(id, true);
+    }
+
+    fn announce_as(&self, id: &str, takes_lines: bool) {
         let address = Address::new(id, "backend").unwrap();
         self.roster.present(Present {
             address,
@@ -82,6 +89,7 @@ impl Set {
             stack: None,
             is_draining: false,
             in_flight: 0,
+            takes_lines,
         });
     }
 
@@ -183,6 +191,7 @@ async fn what_has_expired_is_not_sent() {
 struct Scripted {
     link: watch::Sender<Link>,
     receivers: Mutex<VecDeque<u64>>,
+    sent: Mutex<Vec<Publication>>,
     counters: BusCounters,
 }
 
@@ -191,6 +200,7 @@ impl Scripted {
         Arc::new(Self {
             link: watch::Sender::new(link),
             receivers: Mutex::new(receivers.iter().copied().collect()),
+            sent: Mutex::default(),
             counters: BusCounters::default(),
         })
     }
@@ -199,6 +209,7 @@ impl Scripted {
 #[async_trait]
 impl Bus for Scripted {
     async fn publish(&self, batch: Vec<Publication>) -> Vec<Result<u64, BusError>> {
+        self.sent.lock().unwrap().extend(batch.iter().cloned());
         let mut receivers = self
             .receivers
             .lock()
@@ -252,4 +263,32 @@ async fn nobody_there_before_the_link_is_first_up_is_nobody() {
     set.announce("one");
     set.send("one", 1);
     assert_eq!(set.end().await, [(1, Undelivered::NobodyThere)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_who_knows_several_events_in_a_message_is_sent_them() {
+    let link = Link {
+        is_up: true,
+        generation: 1,
+    };
+    // The older one has no direct channel.
+    let bus = Scripted::new(link, &[1, 1, 0, 1]);
+    let set = set_on(bus.clone());
+    set.announce_as("knows", true);
+    set.announce_as("does_not", false);
+    set.send("knows", 1);
+    set.send("does_not", 2);
+    set.send("older", 3);
+    set.roster
+        .list(["knows", "does_not", "older"].map(listed).into());
+    assert_eq!(set.end().await, []);
+    let sent = bus.sent.lock().unwrap();
+    let sent: Vec<_> = sent.iter().map(|p| (&*p.channel, p.takes_lines)).collect();
+    let expected = [
+        ("all:knows", true),
+        ("all:does_not", false),
+        ("all:older", false),
+        ("all", false),
+    ];
+    assert_eq!(sent, expected);
 }

@@ -11,10 +11,7 @@ async fn the_bus_in_memory_is_a_bus() {
 async fn a_reader_that_does_not_read_loses_messages_and_is_counted() {
     let bus = MemoryBus::default();
     let _heard = bus.subscribe(vec!["c".into()]).await.unwrap();
-    let message = Publication {
-        channel: "c".into(),
-        payload: "x".into(),
-    };
+    let message = Publication::new("c", "x");
     let count = shared::bus::HAND_OFF_MAX + 10;
     let answers = bus.publish(vec![message; count]).await;
     let delivered = answers

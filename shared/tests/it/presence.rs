@@ -1,7 +1,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use shared::{
-    bus::{Bus, memory::MemoryBus},
+    bus::{Bus, Publication, memory::MemoryBus},
     contract::Address,
     discovery::{
         Discovery, Roster,
@@ -102,5 +102,26 @@ async fn who_drains_gets_nothing_new_but_is_alive() {
     condition.drain();
     eventually("passed over", async || roster.members().borrow().is_empty()).await;
     assert!(roster.is_alive(&"other".parse().unwrap()));
+    stop.cancel();
+}
+
+#[tokio::test]
+async fn who_knows_lines_says_so() {
+    let bus: Arc<dyn Bus> = Arc::new(MemoryBus::default());
+    let (roster, stop) = (Arc::new(Roster::default()), CancellationToken::new());
+    let (me, _) = presence(&bus, "me", "frontend");
+    tokio::spawn(Box::new(me).run(roster.clone(), stop.clone()));
+    let (other, _) = presence(&bus, "other", "backend");
+    tokio::spawn(Box::new(other).run(Arc::default(), stop.clone()));
+    // Of a version that knows nothing of them.
+    let before = r#"{"presence":1,"containerId":"before","service":"backend"}"#;
+    eventually("heard", async || {
+        bus.publish(vec![Publication::new("e:presence", before)])
+            .await;
+        roster.members().borrow().len() == 2
+    })
+    .await;
+    assert!(roster.takes_lines(&"other".parse().unwrap()));
+    assert!(!roster.takes_lines(&"before".parse().unwrap()));
     stop.cancel();
 }

@@ -20,12 +20,16 @@ fn server() -> RedisAddress {
     }
 }
 
+/// One of the tests cuts everybody's connections: those that are connected take turns.
+static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 fn prefix() -> String {
     format!("test:{:016x}", rand::random::<u64>())
 }
 
 #[tokio::test]
 async fn redis_is_a_bus() {
+    let _turn = TURN.lock().await;
     let bus = Arc::new(RedisBus::start(&server()).unwrap());
     crate::suite::bus::holds(bus.clone(), &prefix()).await;
     bus.close().await;
@@ -45,10 +49,7 @@ async fn without_a_server_publishing_fails_at_once_and_nothing_hangs() {
     };
     let bus = RedisBus::start(&at).unwrap();
     let _heard = bus.subscribe(vec!["c".into()]).await.unwrap();
-    let message = Publication {
-        channel: "c".into(),
-        payload: "x".into(),
-    };
+    let message = Publication::new("c", "x");
     let begun = std::time::Instant::now();
     let answers = bus.publish(vec![message; 3]).await;
     assert!(answers.len() == 3 && answers.iter().all(Result::is_err));
@@ -60,8 +61,44 @@ async fn without_a_server_publishing_fails_at_once_and_nothing_hangs() {
 }
 
 #[tokio::test]
+async fn what_goes_to_one_container_at_once_shares_a_message() {
+    use fred::interfaces::{ClientLike, EventInterface, PubsubInterface};
+    let _turn = TURN.lock().await;
+    let (bus, channel) = (RedisBus::start(&server()).unwrap(), prefix());
+    let at = server();
+    let config = fred::types::config::Config {
+        server: fred::types::config::ServerConfig::new_centralized(at.host, at.port),
+        ..Default::default()
+    };
+    let listener = fred::types::Builder::from_config(config)
+        .build_subscriber_client()
+        .unwrap();
+    listener.init().await.unwrap();
+    let mut raw = listener.message_rx();
+    listener.subscribe(channel.as_str()).await.unwrap();
+    let mut link = bus.link();
+    link.wait_for(|link| link.is_up).await.unwrap();
+    for takes_lines in [true, false] {
+        let event = |n| Publication {
+            takes_lines,
+            ..Publication::new(channel.as_str(), format!("{{{n}}}"))
+        };
+        let answers = bus.publish((0..3).map(event).collect()).await;
+        assert!(matches!(answers[..], [Ok(1), Ok(1), Ok(1)]), "{answers:?}");
+    }
+    for expected in ["{0}\n{1}\n{2}", "{0}", "{1}", "{2}"] {
+        let message = tokio::time::timeout(LIMIT, raw.recv()).await.unwrap();
+        let text: String = message.unwrap().value.convert().unwrap();
+        assert_eq!(text, expected);
+    }
+    listener.quit().await.unwrap();
+    bus.close().await;
+}
+
+#[tokio::test]
 async fn a_cut_connection_is_subscribed_again() {
     use fred::{interfaces::ClientLike, types::ClusterHash};
+    let _turn = TURN.lock().await;
     let (bus, channel) = (RedisBus::start(&server()).unwrap(), prefix());
     let mut heard = bus.subscribe(vec![channel.clone()]).await.unwrap();
     let mut link = bus.link();
@@ -89,10 +126,7 @@ async fn a_cut_connection_is_subscribed_again() {
         .await
         .expect("comes back")
         .unwrap();
-    let message = Publication {
-        channel: channel.into(),
-        payload: "x".into(),
-    };
+    let message = Publication::new(channel, "x");
     eventually("heard again", async || {
         matches!(bus.publish(vec![message.clone()]).await[..], [Ok(1)])
     })

@@ -7,15 +7,8 @@ use tokio::sync::mpsc;
 
 use super::{LIMIT, eventually};
 
-fn publication(channel: &str, payload: impl Into<bytes::Bytes>) -> Publication {
-    Publication {
-        channel: channel.into(),
-        payload: payload.into(),
-    }
-}
-
 async fn publish(bus: &dyn Bus, channel: &str, payload: &'static str) -> u64 {
-    bus.publish(vec![publication(channel, payload)]).await[0]
+    bus.publish(vec![Publication::new(channel, payload)]).await[0]
         .clone()
         .unwrap()
 }
@@ -42,6 +35,7 @@ pub(crate) async fn holds(bus: Arc<dyn Bus>, prefix: &str) {
     publishing_counts_the_receivers(bus, prefix).await;
     a_large_batch_is_answered_one_by_one(bus, prefix).await;
     payloads_are_bytes(bus, prefix).await;
+    events_that_may_share_a_message_are_heard_one_by_one(bus, prefix).await;
     channels_asked_for_in_quick_succession_are_all_heard(bus, prefix).await;
 }
 
@@ -50,7 +44,8 @@ async fn messages_reach_every_reader_of_their_channel_in_order(bus: &dyn Bus, pr
     let mut both = bus.subscribe(vec![a.clone(), b.clone()]).await.unwrap();
     let mut only_b = bus.subscribe(vec![b.clone()]).await.unwrap();
     up(bus).await;
-    let batch = (0..100).map(|n| publication(if n % 2 == 0 { &a } else { &b }, n.to_string()));
+    let channel = |n| if n % 2 == 0 { a.as_str() } else { b.as_str() };
+    let batch = (0..100).map(|n| Publication::new(channel(n), n.to_string()));
     bus.publish(batch.collect()).await;
     for n in 0..100 {
         let message = next(&mut both).await;
@@ -82,7 +77,7 @@ async fn a_large_batch_is_answered_one_by_one(bus: &dyn Bus, prefix: &str) {
     up(bus).await;
     let batch = (0..5_000).map(|n| {
         let there = n % 10 != 0;
-        publication(if there { &channel } else { "nobody" }, n.to_string())
+        Publication::new(if there { &channel } else { "nobody" }, n.to_string())
     });
     let answers = bus.publish(batch.collect()).await;
     assert_eq!(answers.len(), 5_000);
@@ -107,9 +102,28 @@ async fn payloads_are_bytes(bus: &dyn Bus, prefix: &str) {
         "\u{1f600}".as_bytes(),
         &[b'x'; 1 << 20],
     ] {
-        bus.publish(vec![publication(&channel, payload.to_vec())])
+        bus.publish(vec![Publication::new(channel.as_str(), payload.to_vec())])
             .await;
         assert_eq!(next(&mut heard).await.payload, payload);
+    }
+}
+
+async fn events_that_may_share_a_message_are_heard_one_by_one(bus: &dyn Bus, prefix: &str) {
+    let channel = format!("{prefix}:lines");
+    let mut heard = bus.subscribe(vec![channel.clone()]).await.unwrap();
+    up(bus).await;
+    let events = (0..500).map(|n| format!("{{\"n\":{n}}}"));
+    let batch = events.clone().enumerate().map(|(n, event)| Publication {
+        takes_lines: true,
+        ..Publication::new(if n % 10 == 0 { "nobody" } else { &channel }, event)
+    });
+    let answers = bus.publish(batch.collect()).await;
+    assert_eq!(answers.len(), 500);
+    for (n, (answer, event)) in answers.into_iter().zip(events).enumerate() {
+        assert_eq!(answer.unwrap(), u64::from(n % 10 != 0), "event {n}");
+        if n % 10 != 0 {
+            assert_eq!(next(&mut heard).await.payload, event);
+        }
     }
 }
 

@@ -107,9 +107,10 @@ async fn events_service_dies(stage: &mut Stage<'_>) -> Result<()> {
 /// Waits for a message of this kind from or to an events service.
 async fn see(observer: &mut Observer, message: Message, events_service: &str) -> Result<()> {
     loop {
-        let event = observer.next().await?.event();
-        if event
-            .is_some_and(|event| event.message == message && event.events_service == events_service)
+        let published = observer.next().await?;
+        if published
+            .events()
+            .any(|event| event.message == message && event.events_service == events_service)
         {
             return Ok(());
         }

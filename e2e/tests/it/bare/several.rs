@@ -32,7 +32,7 @@ fn each_message_is_sent_to_exactly_one_and_once() {
             .ensure_all_right()?;
         let seen = observer.seen(redis).await?;
         let mut counted: BTreeMap<&str, BTreeMap<String, u32>> = BTreeMap::new();
-        for event in seen.iter().filter_map(Published::event) {
+        for event in seen.iter().flat_map(Published::events) {
             let of_message = counted.entry(event.message.title()).or_default();
             *of_message.entry(event.id).or_default() += 1;
         }
