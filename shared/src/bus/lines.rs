@@ -125,15 +125,14 @@ mod tests {
         }
     }
 
-    /// What a receiver of each channel hears.
-    fn heard(batch: Vec<Publication>) -> (usize, Vec<(Arc<str>, Bytes)>) {
+    /// What is heard on each channel, one event after the other.
+    fn heard(batch: Vec<Publication>) -> Vec<(Arc<str>, Bytes)> {
         let (parcels, _) = join(batch);
-        let count = parcels.len();
         let events = parcels.into_iter().flat_map(|parcel| {
             let channel = parcel.channel.clone();
             split(parcel.payload()).map(move |event| (channel.clone(), event))
         });
-        (count, events.collect())
+        events.collect()
     }
 
     #[test]
@@ -186,7 +185,7 @@ mod tests {
                     publication(&channel, serde_json::to_vec(&event).unwrap(), takes_lines)
                 })
                 .collect();
-            let (_, events) = heard(batch.clone());
+            let events = heard(batch.clone());
             for channel in ["a", "b"] {
                 let sent = batch.iter().filter(|one| &*one.channel == channel);
                 let sent: Vec<&Bytes> = sent.map(|one| &one.payload).collect();
