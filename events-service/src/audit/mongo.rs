@@ -244,6 +244,7 @@ impl AuditLog for MongoAuditLog {
     async fn write(&self, batch: &[Write]) -> Result<Vec<Written>, AuditError> {
         let texts = self.texts()?;
         let written = self.write_batch(&texts, batch).await;
+        self.trail.batch_is_over();
         if written.is_err() {
             // Whatever comes back may have lost what it acknowledged (see `KnownIds`).
             texts.forget();

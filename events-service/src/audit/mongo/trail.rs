@@ -2,8 +2,9 @@
 //!
 //! A record holds its short texts itself: what is acknowledged is complete. The contract has each
 //! text in a document of its own as well, for older events services and for whoever reads those
-//! collections. Nobody waits for these documents: they are written a moment later and many at once,
-//! since a command costs the server as much as several documents.
+//! collections. Nobody waits for these documents: they are written a moment later, many at once, since
+//! a command costs the server as much as several documents, and in the gaps between two batches of
+//! records.
 //!
 //! **Invariant**: a text that is not written yet is that of a record which was received at or after
 //! the *mark* of whoever holds it. The mark is durable before the first text waits, and moves on only
@@ -41,12 +42,18 @@ use super::{
 };
 use crate::audit::{AuditError, text_id::TextId};
 
-/// How long texts wait for more. Less than anybody needs to look at them.
+/// How long a few texts wait for more, and then for a gap between two batches of records. Less than
+/// anybody needs to look at them.
 const PAUSE: Duration = Duration::from_millis(10);
+/// Fewer of a kind are few: a command costs the server as much by itself as so many do.
+const FEW: usize = 16;
 /// Texts of a kind that wait; beyond, they are written with their records.
 const WAITING_MAX: usize = 2_048;
-/// Texts in one command: two milliseconds of work, behind which a record may have to wait.
-const COMMAND_TEXTS_MAX: usize = 128;
+/// Of the texts that wait, one in so many goes in a command: the more wait, the larger it is, and none
+/// is so large that the next batch of records has to wait for long.
+const SHARE: usize = 4;
+/// Texts in one command when they are restored, with nobody waiting.
+const RESTORED_TOGETHER: usize = 128;
 /// The mark moves in steps of so many milliseconds. So much more than what really waited is read
 /// again after a service has died.
 const MARK_STEP_MS: u64 = 5_000;
@@ -61,6 +68,8 @@ pub(super) struct Trail {
     state: Mutex<State>,
     /// There is something to do.
     due: Notify,
+    /// A batch of records has come back.
+    gap: Notify,
 }
 
 #[derive(Default)]
@@ -127,9 +136,36 @@ impl Trail {
         waiting.insert(id, text);
         true
     }
+
+    /// A batch of records has come back: until the next one, the server has time for texts.
+    pub(super) fn batch_is_over(&self) {
+        self.gap.notify_waiters();
+    }
+
+    /// Waits for the moment to write. Texts that are written while records are slow both down.
+    async fn moment(&self) {
+        self.due.notified().await;
+        if self.state().are_few() {
+            tokio::time::sleep(PAUSE).await;
+        }
+        // If none ends in this time, the server is idle, or late anyway.
+        let _no_gap = tokio::time::timeout(PAUSE, self.gap.notified()).await;
+    }
 }
 
 impl State {
+    fn are_few(&self) -> bool {
+        self.requests.len().max(self.responses.len()) < FEW
+    }
+
+    /// The kind of which more wait.
+    fn larger(&self) -> TextKind {
+        match self.requests.len() < self.responses.len() {
+            true => TextKind::Response,
+            false => TextKind::Request,
+        }
+    }
+
     fn waiting(&mut self, kind: TextKind) -> &mut Waiting {
         match kind {
             TextKind::Request => &mut self.requests,
@@ -155,16 +191,19 @@ impl MongoAuditLog {
         }
         self.trail.state().owner = Some(owner.clone());
         loop {
-            self.trail.due.notified().await;
-            tokio::time::sleep(PAUSE).await;
+            self.trail.moment().await;
             let followed = async {
                 self.move_mark(owner).await?;
-                self.write_waiting().await
+                self.write_some().await
             };
-            if let Err(error) = followed.await {
-                tracing::debug!(%error, "texts cannot be written");
-                tokio::time::sleep(RETRY_PAUSE).await;
-                self.trail.due.notify_one();
+            match followed.await {
+                Ok(false) => {}
+                Ok(true) => self.trail.due.notify_one(),
+                Err(error) => {
+                    tracing::debug!(%error, "texts cannot be written");
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                    self.trail.due.notify_one();
+                }
             }
         }
     }
@@ -175,34 +214,34 @@ impl MongoAuditLog {
         let Some(owner) = self.trail.state().owner.take() else {
             return Ok(());
         };
-        while self.write_waiting().await? {}
+        while self.write_some().await? {}
         self.remove_mark(&owner).await
     }
 
-    /// One command for each kind. Whether more waits.
-    async fn write_waiting(&self) -> Result<bool, AuditError> {
+    /// Writes some of those that wait, in one command. Whether more wait.
+    async fn write_some(&self) -> Result<bool, AuditError> {
         let texts = self.texts()?;
-        let mut is_more = false;
-        for kind in TextKind::ALL {
-            let (ids, documents): (Vec<_>, Vec<_>) = {
-                let mut state = self.trail.state();
-                let first = state.waiting(kind).iter().take(COMMAND_TEXTS_MAX);
-                first.map(|(id, text)| (*id, text.document.clone())).unzip()
-            };
-            if ids.is_empty() {
-                continue;
-            }
-            self.write_texts(kind, documents).await?;
+        let (kind, ids, documents): (_, Vec<_>, Vec<_>) = {
             let mut state = self.trail.state();
+            let kind = state.larger();
             let waiting = state.waiting(kind);
-            ids.iter().for_each(|id| drop(waiting.remove(id)));
-            is_more |= !waiting.is_empty();
-            drop(state);
-            texts.remember(kind, ids);
+            let count = (waiting.len() / SHARE).max(FEW);
+            let oldest = waiting.iter().take(count);
+            let (ids, documents) = oldest
+                .map(|(id, text)| (*id, text.document.clone()))
+                .unzip();
+            (kind, ids, documents)
+        };
+        if ids.is_empty() {
+            return Ok(false);
         }
-        if is_more {
-            self.trail.due.notify_one();
-        }
+        self.write_texts(kind, documents).await?;
+        let mut state = self.trail.state();
+        let waiting = state.waiting(kind);
+        ids.iter().for_each(|id| drop(waiting.remove(id)));
+        let is_more = !state.requests.is_empty() || !state.responses.is_empty();
+        drop(state);
+        texts.remember(kind, ids);
         Ok(is_more)
     }
 
@@ -333,7 +372,7 @@ impl MongoAuditLog {
             for (kind, texts) in TextKind::ALL.into_iter().zip(&mut texts) {
                 let text = record.as_ref().and_then(|record| text_in(record, kind));
                 texts.extend(text);
-                if texts.len() >= COMMAND_TEXTS_MAX || is_last && !texts.is_empty() {
+                if texts.len() >= RESTORED_TOGETHER || is_last && !texts.is_empty() {
                     restored += self.write_texts(kind, std::mem::take(texts)).await?;
                 }
             }
@@ -413,5 +452,38 @@ mod tests {
         assert_eq!(trail.state().next_mark(), MARK_MS + 50);
         trail.state().requests = Waiting::default();
         assert_eq!(trail.state().next_mark(), MARK_MS + 20_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn texts_are_written_between_two_batches_of_records() {
+        let trail = marked();
+        for n in 0..FEW {
+            assert!(takes(&trail, n, "a", MARK_MS));
+        }
+        let begun = tokio::time::Instant::now();
+        let batch = async {
+            tokio::time::sleep(PAUSE / 2).await;
+            trail.batch_is_over();
+        };
+        tokio::join!(trail.moment(), batch);
+        assert_eq!(begun.elapsed(), PAUSE / 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_few_wait_for_more_and_none_for_a_batch_that_does_not_come() {
+        let trail = marked();
+        assert!(takes(&trail, 1, "a", MARK_MS));
+        let begun = tokio::time::Instant::now();
+        trail.moment().await;
+        assert_eq!(begun.elapsed(), PAUSE * 2);
+    }
+
+    #[test]
+    fn neither_kind_is_forgotten() {
+        let trail = marked();
+        assert!(trail.takes(TextKind::Response, id(1), "a", MARK_MS));
+        assert!(matches!(trail.state().larger(), TextKind::Response));
+        assert!(takes(&trail, 1, "a", MARK_MS) && takes(&trail, 2, "b", MARK_MS));
+        assert!(matches!(trail.state().larger(), TextKind::Request));
     }
 }
