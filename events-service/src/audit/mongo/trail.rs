@@ -49,6 +49,9 @@ const PAUSE: Duration = Duration::from_millis(10);
 const FEW: usize = 16;
 /// Texts of a kind that wait; beyond, they are written with their records.
 const WAITING_MAX: usize = 2_048;
+/// Turns of the runtime that the replies to a batch need: through the flow, the outbox and the bus.
+/// Somebody waits for them, so they go before its texts.
+const TURNS_OF_REPLIES: usize = 5;
 /// Of the texts that wait, one in so many goes in a command: the more wait, the larger it is, and none
 /// is so large that the next batch of records has to wait for long.
 const SHARE: usize = 4;
@@ -150,6 +153,9 @@ impl Trail {
         }
         // If none ends in this time, the server is idle, or late anyway.
         let _no_gap = tokio::time::timeout(PAUSE, self.gap.notified()).await;
+        for _ in 0..TURNS_OF_REPLIES {
+            tokio::task::yield_now().await;
+        }
     }
 }
 
