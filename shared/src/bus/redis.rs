@@ -1,6 +1,7 @@
 //! The bus of a deployment: Redis pub/sub, through fred.
 //!
-//! Two connections: one publishes in pipelines, one is subscribed. One task ([`drain`]) reads the
+//! Two connections: one publishes in pipelines, in which events for one container share a message
+//! ([`lines`]), one is subscribed. One task ([`drain`]) reads the
 //! subscription and only hands off; another ([`watch_over`]) keeps the subscription alive: it
 //! subscribes again after a reconnect, and once a second publishes an empty message to a channel of
 //! its own, so that a subscription that looks alive but hears nothing is found within seconds.
