@@ -13,7 +13,7 @@ use bytes::{Buf, Bytes};
 
 use super::Publication;
 
-/// Events in one message. From there on, the next costs nearly as much in it as alone.
+/// Events in one message: what a message costs by itself is shared by then.
 const EVENTS_MAX: usize = 64;
 /// Bytes in one message, so that the first event in it need not wait for long; larger events go
 /// alone.
