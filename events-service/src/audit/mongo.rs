@@ -2,7 +2,8 @@
 //!
 //! Read on in [`mod@write`] (a batch becomes a few commands), [`documents`] (a record becomes a
 //! document), [`trail`] (whose short texts follow it), [`read`] (and is read back, also an older events
-//! service's), [`balance`] (and counted), [`prepare`] (what the log needs), [`failure`] (what the driver's errors mean to us).
+//! service's), [`balance`] (and counted), [`prepare`] (what the log needs), [`failure`] (what the
+//! driver's errors mean to us).
 
 mod balance;
 mod documents;

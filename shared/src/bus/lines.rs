@@ -22,7 +22,7 @@ const BYTES_MAX: usize = 32 << 10;
 /// One message as it goes out.
 #[derive(Debug)]
 pub(super) struct Parcel {
-    pub(super) channel: Arc<str>,
+    channel: Arc<str>,
     /// Never empty.
     events: Vec<Bytes>,
     bytes: usize,
@@ -102,12 +102,13 @@ impl Parcel {
         self.events.push(event);
     }
 
-    /// The message.
-    pub(super) fn payload(mut self) -> Bytes {
-        match self.events.len() {
+    /// Its channel and the message.
+    pub(super) fn into_message(mut self) -> (Arc<str>, Bytes) {
+        let payload = match self.events.len() {
             1 => self.events.swap_remove(0),
             _ => self.events.join(&b'\n').into(),
-        }
+        };
+        (self.channel, payload)
     }
 }
 
@@ -129,8 +130,8 @@ mod tests {
     fn heard(batch: Vec<Publication>) -> Vec<(Arc<str>, Bytes)> {
         let (parcels, _) = join(batch);
         let events = parcels.into_iter().flat_map(|parcel| {
-            let channel = parcel.channel.clone();
-            split(parcel.payload()).map(move |event| (channel.clone(), event))
+            let (channel, payload) = parcel.into_message();
+            split(payload).map(move |event| (channel.clone(), event))
         });
         events.collect()
     }
@@ -140,7 +141,8 @@ mod tests {
         let batch = ["a", "b", "a", "b", "a"].map(|channel| publication(channel, "{}", true));
         let (parcels, places) = join(batch.into());
         assert_eq!(places, [0, 1, 0, 1, 0]);
-        let payloads: Vec<Bytes> = parcels.into_iter().map(Parcel::payload).collect();
+        let messages = parcels.into_iter().map(Parcel::into_message);
+        let payloads: Vec<Bytes> = messages.map(|(_, payload)| payload).collect();
         assert_eq!(payloads, ["{}\n{}\n{}", "{}\n{}"]);
     }
 

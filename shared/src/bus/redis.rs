@@ -180,20 +180,19 @@ impl RedisBus {
         };
         let pipeline = self.publisher.pipeline();
         for parcel in parcels {
-            let channel = parcel.channel.clone();
+            let (channel, payload) = parcel.into_message();
             // Only queues the command; the answer comes with the pipeline's.
-            let queued: Result<(), _> = pipeline.publish(&*channel, parcel.payload()).await;
+            let queued: Result<(), _> = pipeline.publish(&*channel, payload).await;
             if let Err(error) = queued {
                 return vec![Err(BusError::Unavailable(error.to_string())); count];
             }
         }
         // fred writes to the socket after each command of a pipeline, unless another command waits
         // behind it. So one does, and all of them go out as one.
-        let channel = last.channel.clone();
+        let (channel, payload) = last.into_message();
         let (answers, last) = futures_util::future::join(
             pipeline.try_all::<u64>(),
-            self.publisher
-                .publish::<u64, _, _>(&*channel, last.payload()),
+            self.publisher.publish::<u64, _, _>(&*channel, payload),
         )
         .await;
         let unavailable = |error: fred::error::Error| BusError::Unavailable(error.to_string());

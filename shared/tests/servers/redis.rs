@@ -20,6 +20,15 @@ fn server() -> RedisAddress {
     }
 }
 
+/// Clients that are none of the bus.
+fn without_the_bus() -> fred::types::Builder {
+    let at = server();
+    fred::types::Builder::from_config(fred::types::config::Config {
+        server: fred::types::config::ServerConfig::new_centralized(at.host, at.port),
+        ..Default::default()
+    })
+}
+
 /// One of the tests cuts everybody's connections: those that are connected take turns.
 static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
@@ -65,14 +74,7 @@ async fn what_goes_to_one_container_at_once_shares_a_message() {
     use fred::interfaces::{ClientLike, EventInterface, PubsubInterface};
     let _turn = TURN.lock().await;
     let (bus, channel) = (RedisBus::start(&server()).unwrap(), prefix());
-    let at = server();
-    let config = fred::types::config::Config {
-        server: fred::types::config::ServerConfig::new_centralized(at.host, at.port),
-        ..Default::default()
-    };
-    let listener = fred::types::Builder::from_config(config)
-        .build_subscriber_client()
-        .unwrap();
+    let listener = without_the_bus().build_subscriber_client().unwrap();
     listener.init().await.unwrap();
     let mut raw = listener.message_rx();
     listener.subscribe(channel.as_str()).await.unwrap();
@@ -108,12 +110,7 @@ async fn a_cut_connection_is_subscribed_again() {
     let generation = link.borrow().generation;
     assert_eq!(generation, 1);
 
-    let at = server();
-    let config = fred::types::config::Config {
-        server: fred::types::config::ServerConfig::new_centralized(at.host, at.port),
-        ..Default::default()
-    };
-    let operator = fred::types::Builder::from_config(config).build().unwrap();
+    let operator = without_the_bus().build().unwrap();
     operator.init().await.unwrap();
     let kill = fred::types::CustomCommand::new_static("CLIENT", ClusterHash::FirstKey, false);
     let _: u64 = operator

@@ -202,14 +202,16 @@ impl MongoAuditLog {
                 self.move_mark(owner).await?;
                 self.write_some().await
             };
-            match followed.await {
-                Ok(false) => {}
-                Ok(true) => self.trail.due.notify_one(),
+            let is_more = match followed.await {
+                Ok(is_more) => is_more,
                 Err(error) => {
                     tracing::debug!(%error, "texts cannot be written");
                     tokio::time::sleep(RETRY_PAUSE).await;
-                    self.trail.due.notify_one();
+                    true
                 }
+            };
+            if is_more {
+                self.trail.due.notify_one();
             }
         }
     }
