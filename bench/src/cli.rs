@@ -246,6 +246,10 @@ pub(crate) struct TaskArgs {
     /// What durable means to SQLite.
     #[arg(long, default_value = "full", value_parser = ["full", "normal"])]
     pub(crate) sqlite_sync: String,
+    /// Folder with the programs of another build, on servers of its own; asked in turn with the first,
+    /// so that a slower moment of the machine is one for all. Can be given more than once.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) beside: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) deployment: Deploying,
     #[command(flatten)]

@@ -26,7 +26,7 @@ use anyhow::{Context, Result, bail};
 use clap::Parser as _;
 
 use cli::{Cli, Command};
-use scenario::in_case;
+use scenario::{in_case, in_cases};
 
 fn main() -> ExitCode {
     match try_main() {
@@ -62,7 +62,10 @@ async fn command(cli: Cli) -> Result<()> {
     let (scenario, found) = match &cli.command {
         Command::Task(args) => (
             "task",
-            in_case(async |case| scenario::task::run(case, args).await).await?,
+            in_cases(1 + args.beside.len(), async |cases| {
+                scenario::task::run(cases, args).await
+            })
+            .await?,
         ),
         Command::Frontend(args) => (
             "frontend",

@@ -30,14 +30,28 @@ use crate::{
 /// # Errors
 /// Those of the measurement; there is no such folder.
 pub(crate) async fn in_case<T>(measure: impl AsyncFnOnce(&Case) -> Result<T>) -> Result<T> {
-    let case = Case::new()?;
-    match measure(&case).await {
-        Ok(measured) => Ok(measured),
-        Err(error) => Err(match case.keep() {
-            Ok(kept) => error.context(format!("no result; logs in {}", kept.display())),
-            Err(lost) => error.context(format!("no result, and no logs ({lost:#})")),
-        }),
-    }
+    in_cases(1, async |cases| measure(&cases[0]).await).await
+}
+
+/// The same with so many folders.
+///
+/// # Errors
+/// Those of the measurement; there are no such folders.
+pub(crate) async fn in_cases<T>(
+    count: usize,
+    measure: impl AsyncFnOnce(&[Case]) -> Result<T>,
+) -> Result<T> {
+    let cases: Vec<_> = (0..count).map(|_| Case::new()).collect::<Result<_>>()?;
+    let error = match measure(&cases).await {
+        Ok(measured) => return Ok(measured),
+        Err(error) => error,
+    };
+    let kept = cases.into_iter().map(|case| match case.keep() {
+        Ok(kept) => format!("logs in {}", kept.display()),
+        Err(lost) => format!("no logs ({lost:#})"),
+    });
+    let kept = kept.collect::<Vec<_>>().join(", ");
+    Err(error.context(format!("no result; {kept}")))
 }
 
 /// What a scenario hands back.

@@ -50,6 +50,12 @@ pub(crate) fn cargo_bench(benches: &[&str]) -> Command {
 pub(crate) struct Binaries(pub(crate) PathBuf);
 
 impl Binaries {
+    /// The name of their folder.
+    pub(crate) fn name(&self) -> String {
+        let name = self.0.file_name().unwrap_or(self.0.as_os_str());
+        name.to_string_lossy().into_owned()
+    }
+
     /// Those in a folder, or else built with the release profile.
     ///
     /// # Errors
