@@ -319,11 +319,12 @@ async fn finish(what: &str, task: JoinHandle<()>, until: Instant) {
 /// # Errors
 /// [`AuditError::Unusable`] for an address that is none.
 pub fn mongo_log(settings: &MongoSettings) -> Result<MongoAuditLog, AuditError> {
-    MongoAuditLog::new(
+    let log = MongoAuditLog::new(
         &settings.address(),
         &settings.mongodatabase,
         settings.write_concern,
-    )
+    )?;
+    Ok(log.with_text_documents(settings.text_documents))
 }
 
 /// A whole events-service process: reads settings, serves until SIGTERM or SIGINT, gives the exit

@@ -67,6 +67,20 @@ pub struct MongoSettings {
     /// When a write counts as durable
     #[arg(long, env = "WRITE_CONCERN", default_value = "majority", value_enum)]
     pub write_concern: Durability,
+    /// Which texts have a document of their own beside their record
+    #[arg(long, env = "TEXT_DOCUMENTS", default_value = "all", value_enum)]
+    pub text_documents: TextDocuments,
+}
+
+/// Which texts of requests and responses have a document of their own in MongoDB, in `requests` or
+/// `responses`. Up to 512 bytes, a text stands in its record in any case.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TextDocuments {
+    /// All, as older events services write them and look for them
+    #[default]
+    All,
+    /// Only those too long for their record: a third faster, where nobody else reads the log
+    Long,
 }
 
 /// When a write to MongoDB counts as durable: what "no reply before the record is durable" means.

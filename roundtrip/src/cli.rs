@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use events_service::{
     audit::{Status, sqlite::SyncMode},
-    settings::Durability,
+    settings::{Durability, TextDocuments},
 };
 use shared::settings::{ProcessSettings, millis, name, port, whole};
 
@@ -253,6 +253,7 @@ impl Store {
             mongoport: self.mongoport,
             mongodatabase: self.mongodatabase.clone(),
             write_concern: Durability::Majority,
+            text_documents: TextDocuments::All,
         })
     }
 }

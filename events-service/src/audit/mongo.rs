@@ -33,7 +33,7 @@ use super::{
     Question, Status, StoredRecord, Write, Written,
     text_id::{KnownIds, TextKey},
 };
-use crate::settings::Durability;
+use crate::settings::{Durability, TextDocuments};
 use trail::Trail;
 
 /// How long the driver looks for a server that takes writes. Its own default of 30 s is longer than
@@ -148,6 +148,13 @@ impl MongoAuditLog {
             texts: Mutex::new(None),
             trail: Trail::default(),
         })
+    }
+
+    /// The same, with documents for these texts.
+    #[must_use]
+    pub fn with_text_documents(mut self, which: TextDocuments) -> Self {
+        self.trail = Trail::of(which);
+        self
     }
 
     async fn database(&self) -> Result<Database, AuditError> {

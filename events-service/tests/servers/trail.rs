@@ -2,13 +2,17 @@
 
 use std::{sync::Arc, time::Duration};
 
-use events_service::audit::{AuditLog, Outcome, Overdue, Record, Write, Written};
-use mongodb::bson::{Bson, Document, doc, oid::ObjectId};
+use events_service::{
+    audit::{AuditLog, Outcome, Overdue, Record, Write, Written, mongo::MongoAuditLog},
+    settings::{Durability, TextDocuments},
+};
+use futures_util::TryStreamExt;
+use mongodb::bson::{Bson, DateTime, Document, doc, oid::ObjectId};
 use shared::contract::ContainerId;
 use tokio::task::JoinHandle;
 
 use crate::{
-    mongo::{Own, place},
+    mongo::{Own, address, place},
     suite::{
         audit::{Place, check},
         records::{THEN, answered, ended, inserts, long, open, question, stored},
@@ -17,7 +21,10 @@ use crate::{
 
 /// An instance that writes short texts later, in the name of its own events service.
 async fn attended(place: &Own) -> (Arc<dyn AuditLog>, JoinHandle<()>) {
-    let log = place.ready().await;
+    attend(place, place.ready().await).await
+}
+
+async fn attend(place: &Own, log: Arc<dyn AuditLog>) -> (Arc<dyn AuditLog>, JoinHandle<()>) {
     let attending = tokio::spawn({
         let log = log.clone();
         async move { log.attend(&me()).await }
@@ -27,6 +34,27 @@ async fn attended(place: &Own) -> (Arc<dyn AuditLog>, JoinHandle<()>) {
         write(&*log, &[answered("first")]).await;
     }
     (log, attending)
+}
+
+/// An instance that leaves the documents of short texts out.
+async fn leaving_out(place: &Own) -> Arc<dyn AuditLog> {
+    let log = MongoAuditLog::new(&address(), &place.name, Durability::Majority).unwrap();
+    let log = log.with_text_documents(TextDocuments::Long);
+    log.prepare().await.unwrap();
+    Arc::new(log)
+}
+
+/// The same, at work.
+async fn attended_leaving_out(place: &Own) -> (Arc<dyn AuditLog>, JoinHandle<()>) {
+    let (log, attending) = attend(place, leaving_out(place).await).await;
+    // The mark is there; a moment later the log knows.
+    loop {
+        let record = answered("early");
+        write(&*log, std::slice::from_ref(&record)).await;
+        if place.both_texts(&record).await.is_none() {
+            return (log, attending);
+        }
+    }
 }
 
 fn me() -> ContainerId {
@@ -50,10 +78,8 @@ fn sweep(spared: &[ContainerId]) -> Overdue {
 impl Own {
     async fn marks(&self) -> Vec<Document> {
         let own = self.raw().collection::<Document>("roundtrip");
-        let found = own
-            .find_one(doc! { "textsSince": { "$exists": true } })
-            .await;
-        found.unwrap().into_iter().collect()
+        let found = own.find(doc! { "textsSince": { "$exists": true } });
+        found.await.unwrap().try_collect().await.unwrap()
     }
 
     /// The text that a record names, as an older events service would look for it.
@@ -215,6 +241,107 @@ async fn the_texts_of_a_dead_events_service_are_written_from_its_records() {
             let texts = place.both_texts(record).await;
             assert_eq!(texts, Some((record.body.clone(), text.to_owned())));
         }
+        assert_eq!(place.marks().await, []);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn short_texts_that_are_left_out_stand_in_their_records() {
+    check(place().await, async |place| {
+        let (log, _attending) = attended_leaving_out(place).await;
+        let records: Vec<_> = (0..100).map(|n| answered(&n.to_string())).collect();
+        let large = answered(&long("20"));
+        let before = place.count("requests").await;
+        write(&*log, &records).await;
+        write(&*log, std::slice::from_ref(&large)).await;
+        log.close().await;
+        assert_eq!(place.count("requests").await, before);
+        let response = place.text(&large, "toResponseBodyId").await;
+        assert_eq!(response, Some(long("20")), "it is in no record");
+
+        let other = place.ready().await;
+        for record in &records {
+            let shown = other.show(record.id).await.unwrap();
+            assert_eq!(shown, Some(stored(record)));
+        }
+        let answers = other.find_answers(&[question(&records[7])]).await.unwrap();
+        assert_eq!(answers[0].as_ref().unwrap().text, "7");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn texts_that_were_left_out_are_written_when_they_are_wanted() {
+    check(place().await, async |place| {
+        let (log, attending) = attended_leaving_out(place).await;
+        let records: Vec<_> = (0..300).map(|n| answered(&n.to_string())).collect();
+        write(&*log, &records).await;
+        attending.abort();
+        log.close().await;
+
+        // One of the same setting comes and goes; it writes none, and keeps in mind where they begin.
+        let (log, attending) = attend(place, leaving_out(place).await).await;
+        log.close_overdue(&sweep(&[])).await.unwrap();
+        assert!(place.both_texts(&records[0]).await.is_none());
+        attending.abort();
+        log.close().await;
+        assert_eq!(place.marks().await.len(), 1);
+
+        let other = place.ready().await;
+        other.close_overdue(&sweep(&[])).await.unwrap();
+        for record in &records {
+            let text = record.end.as_ref().unwrap().outcome.text().unwrap();
+            let texts = place.both_texts(record).await;
+            assert_eq!(texts, Some((record.body.clone(), text.to_owned())));
+        }
+        assert_eq!(place.marks().await, []);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn whoever_leaves_texts_out_draws_the_marks_of_the_dead_into_its_own() {
+    check(place().await, async |place| {
+        let own = place.raw().collection::<Document>("roundtrip");
+        let earlier = DateTime::from_millis(THEN as i64 - 60_000);
+        let dead = doc! { "_id": "d".repeat(64), "textsSince": earlier };
+        own.insert_one(dead).await.unwrap();
+        let (log, _attending) = attended_leaving_out(place).await;
+        loop {
+            log.close_overdue(&sweep(&[])).await.unwrap();
+            let marks = place.marks().await;
+            if marks[0].get_str("_id").unwrap() == me().as_str() {
+                assert_eq!(marks[0].get_datetime("textsSince").unwrap(), &earlier);
+                assert_eq!(marks.len(), 1);
+                return;
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn much_that_was_left_is_written_sweep_by_sweep() {
+    check(place().await, async |place| {
+        let log = place.ready().await;
+        let record = |n: i64| {
+            doc! {
+                "v": 2, "fromReceivedTime": DateTime::from_millis(n),
+                "requestBodyId": format!("{n:024x}"), "request": n.to_string(),
+            }
+        };
+        let tasks = place.raw().collection::<Document>("tasks");
+        tasks.insert_many((0..30_000).map(record)).await.unwrap();
+        let own = place.raw().collection::<Document>("roundtrip");
+        let dead = doc! { "_id": "d".repeat(64), "textsSince": DateTime::from_millis(0) };
+        own.insert_one(dead).await.unwrap();
+
+        log.close_overdue(&sweep(&[])).await.unwrap();
+        assert_eq!(place.count("requests").await, 20_000);
+        assert_eq!(place.marks().await.len(), 1);
+        log.close_overdue(&sweep(&[])).await.unwrap();
+        assert_eq!(place.count("requests").await, 30_000);
         assert_eq!(place.marks().await, []);
     })
     .await;

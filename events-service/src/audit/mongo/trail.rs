@@ -16,6 +16,11 @@
 //!
 //! What cannot follow (a long text, a record older than the mark, too many that wait) is written with
 //! its record instead.
+//!
+//! With [`TextDocuments::Long`] the documents of short texts are not written at all. It is the same
+//! invariant: the mark stays where it was first set, and whoever sweeps with the same setting draws the
+//! marks of the dead into its own. So an events service that is to write all documents again finds
+//! where they begin to be missing.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -40,7 +45,10 @@ use super::{
     read,
     write::command,
 };
-use crate::audit::{AuditError, text_id::TextId};
+use crate::{
+    audit::{AuditError, text_id::TextId},
+    settings::TextDocuments,
+};
 
 /// How long a few texts wait for more, and then for a gap between two batches of records. Less than
 /// anybody needs to look at them.
@@ -57,6 +65,9 @@ const TURNS_OF_REPLIES: usize = 5;
 const SHARE: usize = 4;
 /// Texts in one command when they are restored, with nobody waiting.
 const RESTORED_TOGETHER: usize = 128;
+/// Records that are read at a sweep to restore their texts: about a second's work. The rest is left to
+/// the next sweep, which has other things to do as well.
+const RESTORED_AT_A_SWEEP: i64 = 20_000;
 /// The mark moves in steps of so many milliseconds. So much more than what really waited is read
 /// again after a service has died.
 const MARK_STEP_MS: u64 = 5_000;
@@ -68,6 +79,8 @@ const MARK: &CStr = cstr!("textsSince");
 /// Texts that wait. The lock is held for a moment, never over an await.
 #[derive(Default)]
 pub(super) struct Trail {
+    /// Whether short texts follow at all.
+    documents: TextDocuments,
     state: Mutex<State>,
     /// There is something to do.
     due: Notify,
@@ -97,11 +110,24 @@ struct Text {
 }
 
 impl Trail {
+    pub(super) fn of(documents: TextDocuments) -> Self {
+        Self {
+            documents,
+            ..Self::default()
+        }
+    }
+
+    /// Whether a record is all that short texts have.
+    fn is_left_out(&self) -> bool {
+        self.documents == TextDocuments::Long
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a text, to be written later. One that it does not take has to be written with its record.
+    /// Takes a text, to be written later, or never. One that it does not take has to be written with its
+    /// record.
     pub(super) fn takes(
         &self,
         kind: TextKind,
@@ -117,11 +143,14 @@ impl Trail {
             return false;
         }
         state.newest_unix_ms = state.newest_unix_ms.max(received_unix_ms);
-        self.due.notify_one();
-        if state
+        let is_marked = state
             .mark_unix_ms
-            .is_none_or(|mark| received_unix_ms < mark)
-        {
+            .is_some_and(|mark| mark <= received_unix_ms);
+        if is_marked && self.is_left_out() {
+            return true;
+        }
+        self.due.notify_one();
+        if !is_marked {
             return false;
         }
         let waiting = state.waiting(kind);
@@ -190,8 +219,7 @@ impl State {
 impl MongoAuditLog {
     /// Writes what waits, as it comes. May be dropped at any time: what it was at is written again.
     pub(super) async fn follow(&self, owner: &ContainerId) {
-        // A container that is started again may have left some.
-        while let Err(error) = self.finish_trails_of(|one| one == owner).await {
+        while let Err(error) = self.begin_trail(owner).await {
             tracing::debug!(%error, "texts that were left cannot be written");
             tokio::time::sleep(RETRY_PAUSE).await;
         }
@@ -216,12 +244,27 @@ impl MongoAuditLog {
         }
     }
 
-    /// Writes all that waits and takes the mark away.
+    /// A container that is started again may have left some.
+    async fn begin_trail(&self, owner: &ContainerId) -> Result<(), AuditError> {
+        if !self.trail.is_left_out() {
+            while !self.finish_trails_of(|one| one == owner).await? {}
+            return Ok(());
+        }
+        let marks = self.marks().await?;
+        let own = marks.into_iter().find(|(one, _)| one == owner);
+        self.trail.state().mark_unix_ms = own.map(|(_, since)| since);
+        Ok(())
+    }
+
+    /// Writes all that waits and takes the mark away, unless there are texts that are left out.
     pub(super) async fn end_trail(&self) -> Result<(), AuditError> {
         // Nothing more is taken.
         let Some(owner) = self.trail.state().owner.take() else {
             return Ok(());
         };
+        if self.trail.is_left_out() {
+            return Ok(());
+        }
         while self.write_some().await? {}
         self.remove_mark(&owner).await
     }
@@ -277,6 +320,7 @@ impl MongoAuditLog {
             let mut state = self.trail.state();
             let next = state.next_mark();
             match state.mark_unix_ms {
+                Some(_) if self.trail.is_left_out() => return Ok(()),
                 Some(mark) if next < mark.saturating_add(MARK_STEP_MS) => return Ok(()),
                 Some(_) => {
                     // At once: what is taken meanwhile must not lie before it.
@@ -286,21 +330,25 @@ impl MongoAuditLog {
                 None => (next, true),
             }
         };
-        let moving = rawdoc! {
-            "q": { "_id": owner.as_str() },
-            "u": { "$set": { MARK: documents::date(mark) } },
-            "upsert": true,
-        };
-        let command = rawdoc! {
-            "update": OWN_COLLECTION,
-            "updates": [moving],
-            "writeConcern": self.write_concern(),
-        };
-        self.run_write(command, COMMAND_MAX).await?;
+        self.put_mark(owner, mark).await?;
         if is_first {
             self.trail.state().mark_unix_ms = Some(mark);
         }
         Ok(())
+    }
+
+    async fn put_mark(&self, owner: &ContainerId, unix_ms: u64) -> Result<(), AuditError> {
+        let putting = rawdoc! {
+            "q": { "_id": owner.as_str() },
+            "u": { "$set": { MARK: documents::date(unix_ms) } },
+            "upsert": true,
+        };
+        let command = rawdoc! {
+            "update": OWN_COLLECTION,
+            "updates": [putting],
+            "writeConcern": self.write_concern(),
+        };
+        self.run_write(command, COMMAND_MAX).await.map(drop)
     }
 
     async fn remove_mark(&self, owner: &ContainerId) -> Result<(), AuditError> {
@@ -312,26 +360,64 @@ impl MongoAuditLog {
         self.run_write(command, COMMAND_MAX).await.map(drop)
     }
 
-    /// Writes the texts that events services left waiting which are neither among the living nor us.
+    /// Sees to the texts of events services which are neither among the living nor us: writes them, or
+    /// sees that whoever is to write them one day finds them.
     pub(super) async fn finish_trails(&self, living: &[ContainerId]) -> Result<(), AuditError> {
         let own = self.trail.state().owner.clone();
         let is_dead = |owner: &ContainerId| !living.contains(owner) && own.as_ref() != Some(owner);
-        self.finish_trails_of(is_dead).await
+        match &own {
+            Some(own) if self.trail.is_left_out() => self.take_over(own, is_dead).await,
+            _ => self.finish_trails_of(is_dead).await.map(drop),
+        }
     }
 
+    /// Draws the marks of others into our own, which may have been removed by somebody who took us for
+    /// dead.
+    async fn take_over(
+        &self,
+        own: &ContainerId,
+        is_meant: impl Fn(&ContainerId) -> bool,
+    ) -> Result<(), AuditError> {
+        let Some(mark) = self.trail.state().mark_unix_ms else {
+            return Ok(());
+        };
+        let marks = self.marks().await?;
+        let is_there = marks.iter().any(|(one, _)| one == own);
+        let taken: Vec<_> = marks.iter().filter(|(one, _)| is_meant(one)).collect();
+        let earliest = taken.iter().map(|(_, since)| *since).fold(mark, u64::min);
+        if !is_there || earliest < mark {
+            self.put_mark(own, earliest).await?;
+            self.trail.state().mark_unix_ms = Some(earliest);
+        }
+        for (other, _) in taken {
+            self.remove_mark(other).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes the texts of these owners, or as many as is reasonable at once. Whether that was all.
     async fn finish_trails_of(
         &self,
         is_meant: impl Fn(&ContainerId) -> bool,
-    ) -> Result<(), AuditError> {
-        for (owner, since) in self.marks().await? {
-            if !is_meant(&owner) {
-                continue;
+    ) -> Result<bool, AuditError> {
+        let mut marks = self.marks().await?;
+        marks.retain(|(owner, _)| is_meant(owner));
+        let Some(since) = marks.iter().map(|(_, since)| *since).min() else {
+            return Ok(true);
+        };
+        let (texts, until) = self.restore(since).await?;
+        for (owner, since) in marks {
+            match until {
+                // The next time goes on here.
+                Some(until) if since < until => self.put_mark(&owner, until).await?,
+                Some(_) => {}
+                None => self.remove_mark(&owner).await?,
             }
-            let texts = self.restore(since).await?;
-            self.remove_mark(&owner).await?;
-            tracing::info!(%owner, texts, "wrote the texts that an events service left when it ended");
         }
-        Ok(())
+        if texts > 0 {
+            tracing::info!(texts, "wrote texts of records that events services left");
+        }
+        Ok(until.is_none())
     }
 
     async fn marks(&self) -> Result<Vec<(ContainerId, u64)>, AuditError> {
@@ -356,20 +442,26 @@ impl MongoAuditLog {
         Ok(marks.iter().filter_map(mark).collect())
     }
 
-    /// Writes the texts that records received since then hold. Returns how many were missing.
-    async fn restore(&self, since_unix_ms: u64) -> Result<usize, AuditError> {
+    /// Writes the texts that records received since then hold. Returns how many were missing, and how far
+    /// it came if there are more.
+    async fn restore(&self, since_unix_ms: u64) -> Result<(usize, Option<u64>), AuditError> {
         let tasks = self.database().await?.collection::<Document>("tasks");
         let finding = tasks
             .find(doc! {
                 "fromReceivedTime": { "$gte": documents::date(since_unix_ms) },
                 "v": documents::VERSION,
             })
+            .sort(doc! { "fromReceivedTime": 1, "_id": 1 })
+            .limit(RESTORED_AT_A_SWEEP)
             .projection(doc! {
+                "fromReceivedTime": 1,
                 "requestBodyId": 1, "request": 1, "toResponseBodyId": 1, "response": 1,
             });
         let finding = async { finding.await.map_err(|error| self.failure(&error)) };
         let mut found = self.within(COMMAND_MAX, finding).await?;
+        let mut records = 0;
         let mut restored = 0;
+        let mut until = since_unix_ms;
         let mut texts: [Vec<RawDocumentBuf>; 2] = Default::default();
         loop {
             // Limited step by step: there may be much to do, and a server that stalls must not keep
@@ -384,11 +476,20 @@ impl MongoAuditLog {
                     restored += self.write_texts(kind, std::mem::take(texts)).await?;
                 }
             }
-            if is_last {
-                return Ok(restored);
-            }
+            let Some(record) = record else {
+                break;
+            };
+            records += 1;
+            until = received(&record).unwrap_or(until);
         }
+        let is_more = records == RESTORED_AT_A_SWEEP && until > since_unix_ms;
+        Ok((restored, is_more.then_some(until)))
     }
+}
+
+fn received(record: &Document) -> Option<u64> {
+    let received = record.get_datetime("fromReceivedTime").ok()?;
+    u64::try_from(received.timestamp_millis()).ok()
 }
 
 /// The document of a text that a record holds.
@@ -407,8 +508,12 @@ mod tests {
 
     fn trail() -> Trail {
         let trail = Trail::default();
-        trail.state().owner = Some("a".repeat(64).parse().unwrap());
+        trail.state().owner = trail_owner();
         trail
+    }
+
+    fn trail_owner() -> Option<ContainerId> {
+        Some("a".repeat(64).parse().unwrap())
     }
 
     fn marked() -> Trail {
@@ -439,6 +544,17 @@ mod tests {
         let trail = marked();
         assert!(!takes(&trail, 1, "a", MARK_MS - 1));
         assert!(!takes(&trail, 1, &"a".repeat(10_000), MARK_MS));
+    }
+
+    #[test]
+    fn short_texts_that_are_left_out_do_not_wait() {
+        let trail = Trail::of(TextDocuments::Long);
+        trail.state().owner = trail_owner();
+        assert!(!takes(&trail, 1, "a", MARK_MS), "nobody would find it");
+        trail.state().mark_unix_ms = Some(MARK_MS);
+        assert!(takes(&trail, 1, "a", MARK_MS));
+        assert!(!takes(&trail, 2, &"a".repeat(10_000), MARK_MS));
+        assert!(trail.state().requests.is_empty());
     }
 
     #[test]
