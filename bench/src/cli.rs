@@ -207,6 +207,16 @@ pub(crate) struct Deploying {
     /// The database writes through to the disk before it acknowledges.
     #[arg(long)]
     pub(crate) sync_on_commit: bool,
+    /// A setting of the services, such as TEXT_DOCUMENTS=long. Can be given more than once.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = setting)]
+    pub(crate) set: Vec<(String, String)>,
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("expected NAME=VALUE".to_owned()),
+    }
 }
 
 impl Deploying {
@@ -220,8 +230,13 @@ impl Deploying {
 
     /// For the report.
     pub(crate) fn describe(&self, servers: &Servers) -> String {
+        let set: String = self
+            .set
+            .iter()
+            .map(|(name, value)| format!("; {name}={value}"))
+            .collect();
         format!(
-            "{} frontend, {} events service, {} backend as bare processes; Redis; audited in {}{}",
+            "{} frontend, {} events service, {} backend as bare processes; Redis; audited in {}{}{set}",
             self.frontends,
             self.events_services,
             self.backends,

@@ -92,9 +92,13 @@ impl Services {
         servers: &Servers,
         binaries: &Path,
         counts: Counts,
+        settings: &[(String, String)],
     ) -> Result<Self> {
         let redis = servers.redis.address.to_string();
-        let bare = Bare::on(case, &redis, &servers.database.uri())?.binaries_in(binaries);
+        let mut bare = Bare::on(case, &redis, &servers.database.uri())?.binaries_in(binaries);
+        for (name, value) in settings {
+            bare.set(name, value);
+        }
         let up = bare
             .up(counts.frontends, counts.events_services, counts.backends)
             .await?;

@@ -85,7 +85,7 @@ async fn command(cli: Cli) -> Result<()> {
         ),
         Command::Peers(args) => (
             "peers",
-            in_case(async |case| scenario::peers::run(case, args).await).await?,
+            in_cases(2, async |cases| scenario::peers::run(cases, args).await).await?,
         ),
         Command::Compare { before, after, all } => {
             say(&compare::compare(before, after, *all)?);

@@ -26,7 +26,8 @@ pub(crate) async fn run(case: &Case, args: &FloorArgs) -> Result<Found> {
     let mut servers = Servers::start(case, args.deployment.sync_on_commit).await?;
     let redis = servers.redis.address;
     let counts = args.deployment.counts();
-    let services = Services::start(case, &servers, &binaries.0, counts).await?;
+    let services =
+        Services::start(case, &servers, &binaries.0, counts, &args.deployment.set).await?;
     let http = Alone::http(case).await?;
     let two = Alone::hops(case, redis, 2).await?;
     let four = Alone::hops(case, redis, 4).await?;

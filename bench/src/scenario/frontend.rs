@@ -26,7 +26,8 @@ pub(crate) async fn run(case: &Case, args: &FrontendArgs) -> Result<Found> {
     let binaries = Binaries::get(args.deployment.binaries.as_deref()).await?;
     let mut servers = Servers::start(case, args.deployment.sync_on_commit).await?;
     let counts = args.deployment.counts();
-    let services = Services::start(case, &servers, &binaries.0, counts).await?;
+    let services =
+        Services::start(case, &servers, &binaries.0, counts, &args.deployment.set).await?;
     let systems = [services.system(&mut servers, "GET /".to_owned(), Kind::Root)];
     let repeat = args.measuring.repeat;
 

@@ -29,7 +29,8 @@ pub(crate) async fn run(case: &Case, args: &MemoryArgs) -> Result<Found> {
     let binaries = Binaries::get(args.deployment.binaries.as_deref()).await?;
     let servers = Servers::start(case, args.deployment.sync_on_commit).await?;
     let counts = args.deployment.counts();
-    let services = Services::start(case, &servers, &binaries.0, counts).await?;
+    let services =
+        Services::start(case, &servers, &binaries.0, counts, &args.deployment.set).await?;
     let target = Target {
         addresses: services.up.addresses(),
         kind: Kind::Distinct,

@@ -1,6 +1,6 @@
 //! What a user would pick instead, under the same load in the same run.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use e2e::case::Case;
 
 use crate::{
@@ -15,18 +15,30 @@ use super::{Found, USUAL, others, ratios};
 ///
 /// # Errors
 /// Something is missing or does not come up, or an answer is wrong.
-pub(crate) async fn run(case: &Case, args: &PeersArgs) -> Result<Found> {
+pub(crate) async fn run(cases: &[Case], args: &PeersArgs) -> Result<Found> {
+    let [case, lean_case] = cases else {
+        bail!("two folders are needed");
+    };
     let binaries = Binaries::get(args.deployment.binaries.as_deref()).await?;
     let mut servers = Servers::start(case, args.deployment.sync_on_commit).await?;
     let redis = servers.redis.address;
     let counts = args.deployment.counts();
-    let services = Services::start(case, &servers, &binaries.0, counts).await?;
+    let mut set = args.deployment.set.clone();
+    let services = Services::start(case, &servers, &binaries.0, counts, &set).await?;
+    let mut lean_servers = Servers::start(lean_case, args.deployment.sync_on_commit).await?;
+    set.push(("TEXT_DOCUMENTS".to_owned(), "long".to_owned()));
+    let lean = Services::start(lean_case, &lean_servers, &binaries.0, counts, &set).await?;
     let moleculer = Alone::moleculer(case, redis).await?;
     let nats = Alone::nats(case).await?;
 
     let ours = services.system(
         &mut servers,
         "roundtrip, audited".to_owned(),
+        Kind::Distinct,
+    );
+    let lean = lean.system(
+        &mut lean_servers,
+        "roundtrip, audited, TEXT_DOCUMENTS=long".to_owned(),
         Kind::Distinct,
     );
     let bus: Vec<_> = servers
@@ -36,6 +48,7 @@ pub(crate) async fn run(case: &Case, args: &PeersArgs) -> Result<Found> {
         .collect();
     let systems = [
         ours,
+        lean,
         moleculer.system(Kind::Distinct, &bus),
         nats.system(Kind::Distinct, &[]),
     ];
@@ -49,8 +62,11 @@ pub(crate) async fn run(case: &Case, args: &PeersArgs) -> Result<Found> {
             .to_owned(),
     );
     let mut findings = Vec::new();
-    for peer in &systems[1..] {
-        findings.extend(ratios(&points, &systems[0].name, &peer.name));
+    let [ours @ .., _, _] = &systems;
+    for peer in &systems[ours.len()..] {
+        for ours in ours {
+            findings.extend(ratios(&points, &ours.name, &peer.name));
+        }
     }
     Ok(Found {
         title: "The same task, adding two numbers, behind ours and behind others".to_owned(),

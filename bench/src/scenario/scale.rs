@@ -66,7 +66,7 @@ pub(crate) async fn run(args: &ScaleArgs) -> Result<Found> {
         // Servers of its own: what the last one wrote does not slow the next one down.
         in_case(async |case| {
             let mut servers = Servers::start(case, false).await?;
-            let services = Services::start(case, &servers, &binaries.0, counts).await?;
+            let services = Services::start(case, &servers, &binaries.0, counts, &[]).await?;
             for _ in 0..args.measuring.repeat {
                 deliveries(args, &mut servers, &services, &mut point, &mut progress).await?;
             }

@@ -27,7 +27,8 @@ impl Up {
         }
         let servers = Servers::start(case, args.deployment.sync_on_commit).await?;
         let counts = args.deployment.counts();
-        let services = Services::start(case, &servers, &binaries.0, counts).await?;
+        let services =
+            Services::start(case, &servers, &binaries.0, counts, &args.deployment.set).await?;
         Ok(Self::Services(servers, services))
     }
 
