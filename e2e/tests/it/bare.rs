@@ -9,6 +9,7 @@ mod outage;
 mod records;
 mod several;
 mod stop;
+mod texts;
 mod timeouts;
 
 use std::time::Duration;
