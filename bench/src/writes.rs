@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use futures_util::TryStreamExt as _;
+use futures_util::{TryStreamExt as _, future::try_join_all};
 use mongodb::{
     Client, Database,
     bson::{Document, RawArrayBuf, RawDocumentBuf, doc, oid::ObjectId, raw::cstr, rawdoc},
@@ -18,8 +18,8 @@ const TEXTS_AT_ONCE: usize = 128;
 pub(crate) struct Writes {
     database: Database,
     record: Template,
-    request: Template,
-    response: Template,
+    /// The documents of its texts, by collection; none with `TEXT_DOCUMENTS=long`.
+    texts: Vec<(&'static str, Template)>,
 }
 
 impl Writes {
@@ -35,6 +35,8 @@ impl Writes {
         let tasks = theirs.collection::<Document>("tasks");
         let record = tasks
             .find_one(doc! { "task": "NUMBER", "status": "answered", "toContainerId": { "$exists": true } })
+            // The newest: the documents of the first ones' texts are written in any case.
+            .sort(doc! { "fromReceivedTime": -1 })
             .await?
             .context("no record to write again")?;
         let indexes: Vec<_> = tasks.list_indexes().await?.try_collect().await?;
@@ -45,15 +47,19 @@ impl Writes {
         {
             new.create_index(index).await?;
         }
-        let text = async |collection: &str, field: &str| -> Result<Template> {
+        let mut texts = Vec::new();
+        for (collection, field) in [
+            ("requests", "requestBodyId"),
+            ("responses", "toResponseBodyId"),
+        ] {
             let id = ObjectId::parse_str(record.get_str(field)?)?;
-            let texts = theirs.collection::<Document>(collection);
-            let found = texts.find_one(doc! { "_id": id });
-            Template::of(&found.await?.context("a text that is not there")?, &[])
-        };
+            let found = theirs.collection::<Document>(collection);
+            if let Some(text) = found.find_one(doc! { "_id": id }).await? {
+                texts.push((collection, Template::of(&text, &[])?));
+            }
+        }
         Ok(Self {
-            request: text("requests", "requestBodyId").await?,
-            response: text("responses", "toResponseBodyId").await?,
+            texts,
             record: Template::of(
                 &record,
                 &["fromRequestId", "requestBodyId", "toResponseBodyId"],
@@ -68,21 +74,22 @@ impl Writes {
     /// The server refuses something.
     pub(crate) async fn per_second(&self, batch: usize, measured: Duration) -> Result<f64> {
         let began = Instant::now();
-        let (mut records, mut texts) = (0, 0);
+        let (mut records, mut waiting) = (0, 0);
         while began.elapsed() < measured {
             // One batch at a time, and texts beside it when they are enough: as the events service
             // writes them.
             records += batch;
-            texts += batch;
-            let due = if texts >= TEXTS_AT_ONCE {
-                std::mem::take(&mut texts)
+            waiting += batch;
+            let due = if waiting >= TEXTS_AT_ONCE {
+                std::mem::take(&mut waiting)
             } else {
                 0
             };
+            let texts = self.texts.iter();
+            let texts = texts.map(|(collection, text)| self.write(collection, text, due));
             tokio::try_join!(
                 self.write("tasks", &self.record, batch),
-                self.write("requests", &self.request, due),
-                self.write("responses", &self.response, due),
+                try_join_all(texts)
             )?;
         }
         Ok(records as f64 / began.elapsed().as_secs_f64())

@@ -16,7 +16,7 @@ use super::{Found, USUAL, others, ratios};
 /// A build that is up.
 enum Up {
     OneProcess(OneProcess),
-    Services(Servers, Services),
+    Services(Box<Servers>, Services),
 }
 
 impl Up {
@@ -29,7 +29,7 @@ impl Up {
         let counts = args.deployment.counts();
         let services =
             Services::start(case, &servers, &binaries.0, counts, &args.deployment.set).await?;
-        Ok(Self::Services(servers, services))
+        Ok(Self::Services(Box::new(servers), services))
     }
 
     fn describe(&self, args: &TaskArgs) -> String {
