@@ -314,9 +314,17 @@ async fn whoever_leaves_texts_out_draws_the_marks_of_the_dead_into_its_own() {
             if marks[0].get_str("_id").unwrap() == me().as_str() {
                 assert_eq!(marks[0].get_datetime("textsSince").unwrap(), &earlier);
                 assert_eq!(marks.len(), 1);
-                return;
+                break;
             }
         }
+
+        // Somebody takes it for dead; it lives, and more is left out after that.
+        let found_dead = doc! { "$set": { "textsUntil": DateTime::from_millis(THEN as i64) } };
+        let ours = doc! { "textsSince": earlier };
+        let changed = own.update_one(ours, found_dead).await.unwrap();
+        assert_eq!(changed.modified_count, 1);
+        log.close_overdue(&sweep(&[])).await.unwrap();
+        assert!(!place.marks().await[0].contains_key("textsUntil"));
     })
     .await;
 }
@@ -333,13 +341,18 @@ async fn much_that_was_left_is_written_sweep_by_sweep() {
         };
         let tasks = place.raw().collection::<Document>("tasks");
         tasks.insert_many((0..30_000).map(record)).await.unwrap();
+        // Of a time when it was known to be dead: whoever wrote it sees to its texts.
+        let later = DateTime::now().timestamp_millis() + 60_000;
+        tasks.insert_one(record(later)).await.unwrap();
         let own = place.raw().collection::<Document>("roundtrip");
         let dead = doc! { "_id": "d".repeat(64), "textsSince": DateTime::from_millis(0) };
         own.insert_one(dead).await.unwrap();
 
         log.close_overdue(&sweep(&[])).await.unwrap();
         assert_eq!(place.count("requests").await, 20_000);
-        assert_eq!(place.marks().await.len(), 1);
+        let mark = place.marks().await.pop().unwrap();
+        let since = mark.get_datetime("textsSince").unwrap();
+        assert_eq!(*since, DateTime::from_millis(19_999));
         log.close_overdue(&sweep(&[])).await.unwrap();
         assert_eq!(place.count("requests").await, 30_000);
         assert_eq!(place.marks().await, []);

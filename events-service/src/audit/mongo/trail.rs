@@ -30,7 +30,7 @@ use std::{
 use futures_util::TryStreamExt;
 use hashlink::LinkedHashMap;
 use mongodb::bson::{
-    Document, RawDocumentBuf, doc,
+    DateTime, Document, RawDocumentBuf, doc,
     oid::ObjectId,
     raw::{CStr, cstr},
     rawdoc,
@@ -74,7 +74,20 @@ const MARK_STEP_MS: u64 = 5_000;
 /// Pause after a failure: whoever writes records notices the outage and says so.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// Field of a mark, a document of our own collection whose `_id` is the container's.
-const MARK: &CStr = cstr!("textsSince");
+const SINCE: &CStr = cstr!("textsSince");
+/// Field of the mark of a container that was found dead: what was received later it has not held.
+/// Without, whoever restores its texts could run after those of its own new records for ever.
+const UNTIL: &CStr = cstr!("textsUntil");
+/// How far the clock of the dead may have been ahead.
+const AHEAD_MAX_MS: u64 = 5_000;
+
+/// Where texts begin to be missing.
+struct Mark {
+    owner: ContainerId,
+    since_unix_ms: u64,
+    /// Where they end, once somebody has found the owner dead.
+    until_unix_ms: Option<u64>,
+}
 
 /// Texts that wait. The lock is held for a moment, never over an await.
 #[derive(Default)]
@@ -251,8 +264,11 @@ impl MongoAuditLog {
             return Ok(());
         }
         let marks = self.marks().await?;
-        let own = marks.into_iter().find(|(one, _)| one == owner);
-        self.trail.state().mark_unix_ms = own.map(|(_, since)| since);
+        let Some(own) = marks.into_iter().find(|mark| mark.owner == *owner) else {
+            return Ok(());
+        };
+        self.put_mark(owner, own.since_unix_ms).await?;
+        self.trail.state().mark_unix_ms = Some(own.since_unix_ms);
         Ok(())
     }
 
@@ -337,15 +353,34 @@ impl MongoAuditLog {
         Ok(())
     }
 
-    async fn put_mark(&self, owner: &ContainerId, unix_ms: u64) -> Result<(), AuditError> {
-        let putting = rawdoc! {
-            "q": { "_id": owner.as_str() },
-            "u": { "$set": { MARK: documents::date(unix_ms) } },
-            "upsert": true,
+    /// Sets the mark of one who lives.
+    async fn put_mark(&self, owner: &ContainerId, since_unix_ms: u64) -> Result<(), AuditError> {
+        let change = rawdoc! {
+            "$set": { SINCE: documents::date(since_unix_ms) },
+            "$unset": { UNTIL: "" },
         };
+        self.change_mark(owner, change, true).await
+    }
+
+    /// Sets the mark of one who has died, if it is still there.
+    async fn put_end(&self, mark: &Mark, until_unix_ms: u64) -> Result<(), AuditError> {
+        let change = rawdoc! { "$set": {
+            SINCE: documents::date(mark.since_unix_ms),
+            UNTIL: documents::date(until_unix_ms),
+        } };
+        self.change_mark(&mark.owner, change, false).await
+    }
+
+    async fn change_mark(
+        &self,
+        owner: &ContainerId,
+        change: RawDocumentBuf,
+        upsert: bool,
+    ) -> Result<(), AuditError> {
+        let changing = rawdoc! { "q": { "_id": owner.as_str() }, "u": change, "upsert": upsert };
         let command = rawdoc! {
             "update": OWN_COLLECTION,
-            "updates": [putting],
+            "updates": [changing],
             "writeConcern": self.write_concern(),
         };
         self.run_write(command, COMMAND_MAX).await.map(drop)
@@ -382,15 +417,17 @@ impl MongoAuditLog {
             return Ok(());
         };
         let marks = self.marks().await?;
-        let is_there = marks.iter().any(|(one, _)| one == own);
-        let taken: Vec<_> = marks.iter().filter(|(one, _)| is_meant(one)).collect();
-        let earliest = taken.iter().map(|(_, since)| *since).fold(mark, u64::min);
+        let is_ours = |one: &Mark| one.owner == *own && one.until_unix_ms.is_none();
+        let is_there = marks.iter().any(is_ours);
+        let taken: Vec<_> = marks.iter().filter(|one| is_meant(&one.owner)).collect();
+        let since = taken.iter().map(|one| one.since_unix_ms);
+        let earliest = since.fold(mark, u64::min);
         if !is_there || earliest < mark {
             self.put_mark(own, earliest).await?;
             self.trail.state().mark_unix_ms = Some(earliest);
         }
-        for (other, _) in taken {
-            self.remove_mark(other).await?;
+        for other in taken {
+            self.remove_mark(&other.owner).await?;
         }
         Ok(())
     }
@@ -401,33 +438,50 @@ impl MongoAuditLog {
         is_meant: impl Fn(&ContainerId) -> bool,
     ) -> Result<bool, AuditError> {
         let mut marks = self.marks().await?;
-        marks.retain(|(owner, _)| is_meant(owner));
-        let Some(since) = marks.iter().map(|(_, since)| *since).min() else {
+        marks.retain(|mark| is_meant(&mark.owner));
+        let now = u64::try_from(DateTime::now().timestamp_millis()).unwrap_or_default();
+        let mut since = u64::MAX;
+        let mut until = 0;
+        for mark in &marks {
+            let end = match mark.until_unix_ms {
+                Some(end) => end,
+                None => {
+                    let end = now.max(mark.since_unix_ms).saturating_add(AHEAD_MAX_MS);
+                    self.put_end(mark, end).await?;
+                    end
+                }
+            };
+            since = since.min(mark.since_unix_ms);
+            until = until.max(end);
+        }
+        if marks.is_empty() {
             return Ok(true);
-        };
-        let (texts, until) = self.restore(since).await?;
-        for (owner, since) in marks {
-            match until {
+        }
+        let (texts, reached) = self.restore(since, until).await?;
+        for mark in &mut marks {
+            match reached {
                 // The next time goes on here.
-                Some(until) if since < until => self.put_mark(&owner, until).await?,
-                Some(_) => {}
-                None => self.remove_mark(&owner).await?,
+                Some(reached) => {
+                    mark.since_unix_ms = mark.since_unix_ms.max(reached);
+                    self.put_end(mark, until).await?;
+                }
+                None => self.remove_mark(&mark.owner).await?,
             }
         }
         if texts > 0 {
             tracing::info!(texts, "wrote texts of records that events services left");
         }
-        Ok(until.is_none())
+        Ok(reached.is_none())
     }
 
-    async fn marks(&self) -> Result<Vec<(ContainerId, u64)>, AuditError> {
+    async fn marks(&self) -> Result<Vec<Mark>, AuditError> {
         let finding = async {
             let own = self
                 .database()
                 .await?
                 .collection::<Document>(OWN_COLLECTION);
             let finding = own
-                .find(doc! { (MARK.as_str()): { "$exists": true } })
+                .find(doc! { (SINCE.as_str()): { "$exists": true } })
                 .max_time(WORK_MAX);
             read::all(finding)
                 .await
@@ -435,20 +489,29 @@ impl MongoAuditLog {
         };
         let marks = self.within(COMMAND_MAX, finding).await?;
         let mark = |mark: &Document| {
-            let owner = mark.get_str("_id").ok()?.parse().ok()?;
-            let since = mark.get_datetime(MARK.as_str()).ok()?.timestamp_millis();
-            Some((owner, u64::try_from(since).ok()?))
+            Some(Mark {
+                owner: mark.get_str("_id").ok()?.parse().ok()?,
+                since_unix_ms: moment(mark, SINCE)?,
+                until_unix_ms: moment(mark, UNTIL),
+            })
         };
         Ok(marks.iter().filter_map(mark).collect())
     }
 
-    /// Writes the texts that records received since then hold. Returns how many were missing, and how far
-    /// it came if there are more.
-    async fn restore(&self, since_unix_ms: u64) -> Result<(usize, Option<u64>), AuditError> {
+    /// Writes the texts that records received in this time hold. Returns how many were missing, and how
+    /// far it came if there are more.
+    async fn restore(
+        &self,
+        since_unix_ms: u64,
+        until_unix_ms: u64,
+    ) -> Result<(usize, Option<u64>), AuditError> {
         let tasks = self.database().await?.collection::<Document>("tasks");
         let finding = tasks
             .find(doc! {
-                "fromReceivedTime": { "$gte": documents::date(since_unix_ms) },
+                "fromReceivedTime": {
+                    "$gte": documents::date(since_unix_ms),
+                    "$lte": documents::date(until_unix_ms),
+                },
                 "v": documents::VERSION,
             })
             .sort(doc! { "fromReceivedTime": 1, "_id": 1 })
@@ -461,7 +524,7 @@ impl MongoAuditLog {
         let mut found = self.within(COMMAND_MAX, finding).await?;
         let mut records = 0;
         let mut restored = 0;
-        let mut until = since_unix_ms;
+        let mut reached = since_unix_ms;
         let mut texts: [Vec<RawDocumentBuf>; 2] = Default::default();
         loop {
             // Limited step by step: there may be much to do, and a server that stalls must not keep
@@ -480,16 +543,16 @@ impl MongoAuditLog {
                 break;
             };
             records += 1;
-            until = received(&record).unwrap_or(until);
+            reached = moment(&record, cstr!("fromReceivedTime")).unwrap_or(reached);
         }
-        let is_more = records == RESTORED_AT_A_SWEEP && until > since_unix_ms;
-        Ok((restored, is_more.then_some(until)))
+        let is_more = records == RESTORED_AT_A_SWEEP && reached > since_unix_ms;
+        Ok((restored, is_more.then_some(reached)))
     }
 }
 
-fn received(record: &Document) -> Option<u64> {
-    let received = record.get_datetime("fromReceivedTime").ok()?;
-    u64::try_from(received.timestamp_millis()).ok()
+fn moment(document: &Document, field: &CStr) -> Option<u64> {
+    let moment = document.get_datetime(field.as_str()).ok()?;
+    u64::try_from(moment.timestamp_millis()).ok()
 }
 
 /// The document of a text that a record holds.
