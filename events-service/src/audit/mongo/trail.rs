@@ -401,8 +401,9 @@ impl MongoAuditLog {
         let own = self.trail.state().owner.clone();
         let is_dead = |owner: &ContainerId| !living.contains(owner) && own.as_ref() != Some(owner);
         match &own {
-            Some(own) if self.trail.is_left_out() => self.take_over(own, is_dead).await,
-            _ => self.finish_trails_of(is_dead).await.map(drop),
+            _ if !self.trail.is_left_out() => self.finish_trails_of(is_dead).await.map(drop),
+            Some(own) => self.take_over(own, is_dead).await,
+            None => Ok(()),
         }
     }
 
