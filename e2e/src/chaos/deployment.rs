@@ -187,6 +187,11 @@ impl<'c> Deployment<'c> {
         &self.bare
     }
 
+    /// Adds a setting for all that is started from now on.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.bare.set(name, value);
+    }
+
     /// Where the effects are written, a line each.
     #[must_use]
     pub fn effects(&self) -> PathBuf {

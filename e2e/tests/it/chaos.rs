@@ -182,3 +182,8 @@ fn rolling_update() {
 fn clock_jumps() {
     holds("clock-jumps");
 }
+
+#[test]
+fn texts_left_out() {
+    holds("texts-left-out");
+}

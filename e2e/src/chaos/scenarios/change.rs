@@ -8,7 +8,7 @@ use mongodb::bson::RawDocument;
 use super::{Scenario, Stage};
 use crate::{
     bare::Kind,
-    chaos::{Length, ledger::shown, load::Mix},
+    chaos::{Length, deployment::Plan, ledger::shown, load::Mix},
     until::{SOON, until_true},
 };
 
@@ -28,6 +28,12 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     .with_errors(&[])
     .once()
     .looking(times_are_in_order),
+    Scenario::new(
+        "texts-left-out",
+        "events services that leave the documents of short texts out die; others come and write them",
+        |stage| Box::pin(texts_left_out(stage)),
+    )
+    .planned(leaving_texts_out),
 ];
 
 async fn rolling_update(stage: &mut Stage<'_>) -> Result<()> {
@@ -43,20 +49,51 @@ async fn rolling_update(stage: &mut Stage<'_>) -> Result<()> {
         };
         for _ in 0..count {
             stage.fault(format!("{} is replaced", kind.one()));
-            stage.add(kind).await?;
-            // The new one is the last: the first of its kind is the oldest.
-            let members = &stage.deployment.members;
-            let old = members
-                .iter()
-                .position(|member| member.kind == kind)
-                .context("one was just added")?;
-            if kind == Kind::Frontend {
-                // As a balancer does it before a stop.
-                stage.load.remove(members[old].service.http);
-            }
-            stage.deployment.stop(old).await?;
-            stage.over();
+            replace(stage, kind).await?;
         }
+    }
+    Ok(())
+}
+
+/// Starts a new one, then stops the oldest.
+async fn replace(stage: &mut Stage<'_>, kind: Kind) -> Result<()> {
+    stage.add(kind).await?;
+    // The new one is the last: the first of its kind is the oldest.
+    let members = &stage.deployment.members;
+    let old = members
+        .iter()
+        .position(|member| member.kind == kind)
+        .context("one was just added")?;
+    if kind == Kind::Frontend {
+        // As a balancer does it before a stop.
+        stage.load.remove(members[old].service.http);
+    }
+    stage.deployment.stop(old).await?;
+    stage.over();
+    Ok(())
+}
+
+fn leaving_texts_out() -> Plan {
+    Plan {
+        settings: vec![("TEXT_DOCUMENTS", "long".to_owned())],
+        ..Plan::default()
+    }
+}
+
+/// The judge looks for every answer's document: none may be missing in the end.
+async fn texts_left_out(stage: &mut Stage<'_>) -> Result<()> {
+    let dying = stage.deployment.of(Kind::EventsService).count();
+    for _ in 0..dying {
+        stage.fault("an events service that leaves texts out dies");
+        stage.kill(Kind::EventsService).await?;
+        stage.calm().await;
+        stage.add(Kind::EventsService).await?;
+        stage.calm().await;
+    }
+    stage.deployment.set("TEXT_DOCUMENTS", "all");
+    for _ in 0..stage.deployment.of(Kind::EventsService).count() {
+        stage.fault("an events service that leaves texts out is replaced");
+        replace(stage, Kind::EventsService).await?;
     }
     Ok(())
 }
