@@ -102,6 +102,15 @@ impl Own {
         Some((request, self.text(record, "toResponseBodyId").await?))
     }
 
+    async fn has_all_texts_and_no_mark(&self, records: &[Record]) {
+        for record in records {
+            let text = record.end.as_ref().unwrap().outcome.text().unwrap();
+            let texts = self.both_texts(record).await;
+            assert_eq!(texts, Some((record.body.clone(), text.to_owned())));
+        }
+        assert_eq!(self.marks().await, []);
+    }
+
     async fn both_texts_follow(&self, record: &Record) -> (String, String) {
         loop {
             if let Some(texts) = self.both_texts(record).await {
@@ -236,12 +245,7 @@ async fn the_texts_of_a_dead_events_service_are_written_from_its_records() {
         assert_eq!(place.marks().await.len(), 1);
 
         other.close_overdue(&sweep(&[])).await.unwrap();
-        for record in &records {
-            let text = record.end.as_ref().unwrap().outcome.text().unwrap();
-            let texts = place.both_texts(record).await;
-            assert_eq!(texts, Some((record.body.clone(), text.to_owned())));
-        }
-        assert_eq!(place.marks().await, []);
+        place.has_all_texts_and_no_mark(&records).await;
     })
     .await;
 }
@@ -290,12 +294,7 @@ async fn texts_that_were_left_out_are_written_when_they_are_wanted() {
 
         let other = place.ready().await;
         other.close_overdue(&sweep(&[])).await.unwrap();
-        for record in &records {
-            let text = record.end.as_ref().unwrap().outcome.text().unwrap();
-            let texts = place.both_texts(record).await;
-            assert_eq!(texts, Some((record.body.clone(), text.to_owned())));
-        }
-        assert_eq!(place.marks().await, []);
+        place.has_all_texts_and_no_mark(&records).await;
     })
     .await;
 }
