@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use e2e::case::Case;
 
 use crate::{
-    deployment::{Counts, Servers},
+    deployment::{Binaries, Counts, Servers, Services},
     parts::Part,
     questions::Kind,
 };
@@ -220,12 +221,22 @@ fn setting(text: &str) -> Result<(String, String), String> {
 }
 
 impl Deploying {
-    pub(crate) fn counts(&self) -> Counts {
-        Counts {
+    /// Starts the services on these servers.
+    ///
+    /// # Errors
+    /// One does not come up.
+    pub(crate) async fn start(
+        &self,
+        case: &Case,
+        servers: &Servers,
+        binaries: &Binaries,
+    ) -> anyhow::Result<Services> {
+        let counts = Counts {
             frontends: self.frontends,
             events_services: self.events_services,
             backends: self.backends,
-        }
+        };
+        Services::start(case, servers, &binaries.0, counts, &self.set).await
     }
 
     /// For the report.

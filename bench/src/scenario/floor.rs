@@ -5,7 +5,7 @@ use e2e::case::Case;
 
 use crate::{
     cli::FloorArgs,
-    deployment::{Alone, Binaries, Servers, Services},
+    deployment::{Alone, Binaries, Servers},
     generator::Load,
     measure::{System, once},
     metrics::Metrics,
@@ -25,9 +25,7 @@ pub(crate) async fn run(case: &Case, args: &FloorArgs) -> Result<Found> {
     let binaries = Binaries::get(args.deployment.binaries.as_deref()).await?;
     let mut servers = Servers::start(case, args.deployment.sync_on_commit).await?;
     let redis = servers.redis.address;
-    let counts = args.deployment.counts();
-    let services =
-        Services::start(case, &servers, &binaries.0, counts, &args.deployment.set).await?;
+    let services = args.deployment.start(case, &servers, &binaries).await?;
     let http = Alone::http(case).await?;
     let two = Alone::hops(case, redis, 2).await?;
     let four = Alone::hops(case, redis, 4).await?;

@@ -5,7 +5,7 @@ use e2e::case::Case;
 
 use crate::{
     cli::FrontendArgs,
-    deployment::{Binaries, Servers, Services},
+    deployment::{Binaries, Servers},
     generator::{Extent, Load},
     measure::{System, measure_each},
     questions::Kind,
@@ -25,9 +25,7 @@ const CONNECTIONS: [usize; 3] = [1, 10, 500];
 pub(crate) async fn run(case: &Case, args: &FrontendArgs) -> Result<Found> {
     let binaries = Binaries::get(args.deployment.binaries.as_deref()).await?;
     let mut servers = Servers::start(case, args.deployment.sync_on_commit).await?;
-    let counts = args.deployment.counts();
-    let services =
-        Services::start(case, &servers, &binaries.0, counts, &args.deployment.set).await?;
+    let services = args.deployment.start(case, &servers, &binaries).await?;
     let systems = [services.system(&mut servers, "GET /".to_owned(), Kind::Root)];
     let repeat = args.measuring.repeat;
 

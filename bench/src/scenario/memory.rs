@@ -7,7 +7,7 @@ use e2e::case::Case;
 
 use crate::{
     cli::MemoryArgs,
-    deployment::{Binaries, Servers, Services},
+    deployment::{Binaries, Servers},
     generator::{self, Extent, Load, Target, Watch},
     progress::Progress,
     questions::Kind,
@@ -28,9 +28,7 @@ const IN_FLIGHT: Duration = Duration::from_secs(5);
 pub(crate) async fn run(case: &Case, args: &MemoryArgs) -> Result<Found> {
     let binaries = Binaries::get(args.deployment.binaries.as_deref()).await?;
     let servers = Servers::start(case, args.deployment.sync_on_commit).await?;
-    let counts = args.deployment.counts();
-    let services =
-        Services::start(case, &servers, &binaries.0, counts, &args.deployment.set).await?;
+    let services = args.deployment.start(case, &servers, &binaries).await?;
     let target = Target {
         addresses: services.up.addresses(),
         kind: Kind::Distinct,

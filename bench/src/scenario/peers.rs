@@ -5,7 +5,7 @@ use e2e::case::Case;
 
 use crate::{
     cli::PeersArgs,
-    deployment::{Alone, Binaries, Servers, Services},
+    deployment::{Alone, Binaries, Servers},
     questions::Kind,
 };
 
@@ -22,12 +22,12 @@ pub(crate) async fn run(cases: &[Case], args: &PeersArgs) -> Result<Found> {
     let binaries = Binaries::get(args.deployment.binaries.as_deref()).await?;
     let mut servers = Servers::start(case, args.deployment.sync_on_commit).await?;
     let redis = servers.redis.address;
-    let counts = args.deployment.counts();
-    let mut set = args.deployment.set.clone();
-    let services = Services::start(case, &servers, &binaries.0, counts, &set).await?;
+    let services = args.deployment.start(case, &servers, &binaries).await?;
     let mut lean_servers = Servers::start(lean_case, args.deployment.sync_on_commit).await?;
-    set.push(("TEXT_DOCUMENTS".to_owned(), "long".to_owned()));
-    let lean = Services::start(lean_case, &lean_servers, &binaries.0, counts, &set).await?;
+    let mut lean = args.deployment.clone();
+    lean.set
+        .push(("TEXT_DOCUMENTS".to_owned(), "long".to_owned()));
+    let lean = lean.start(lean_case, &lean_servers, &binaries).await?;
     let moleculer = Alone::moleculer(case, redis).await?;
     let nats = Alone::nats(case).await?;
 

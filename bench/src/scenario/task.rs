@@ -26,9 +26,7 @@ impl Up {
             return Ok(Self::OneProcess(up));
         }
         let servers = Servers::start(case, args.deployment.sync_on_commit).await?;
-        let counts = args.deployment.counts();
-        let services =
-            Services::start(case, &servers, &binaries.0, counts, &args.deployment.set).await?;
+        let services = args.deployment.start(case, &servers, binaries).await?;
         Ok(Self::Services(Box::new(servers), services))
     }
 
