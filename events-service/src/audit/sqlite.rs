@@ -4,8 +4,10 @@
 //! in ms. While the service writes, others may read: `roundtrip audit`, or
 //! `sqlite3 -readonly roundtrip.db 'select * from tasks order by fromReceivedTime desc limit 10'`.
 //!
-//! Read on in [`store`] (tables and writes), [`statements`], [`checkpoint`], [`read`] and [`balance`].
+//! Read on in [`store`] (tables and writes), [`statements`], [`answers`],
+//! [`checkpoint`], [`read`] and [`balance`].
 
+mod answers;
 mod balance;
 mod checkpoint;
 mod open;

@@ -1,17 +1,20 @@
 //! Reading records back: answers, lists, one record.
 
-use rusqlite::{OptionalExtension, Row, named_params, params};
+use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 use shared::contract::RecordId;
 
-use super::store::{Store, whole};
-use crate::audit::{Answer, AuditError, Filter, Question, StoredRecord};
+use super::{
+    answers::Answers,
+    store::{Store, whole},
+};
+use crate::audit::{Answer, AuditError, Filter, Question, StoredRecord, text_id::TextKey};
 
 const FIND_ANSWER: &str = "
 select tasks._id, coalesce(tasks.response, responses.response) as text
 from tasks left join responses on responses._id = toResponseBodyId
-where requestBodyId = ?1 and status = 'answered' and pure = 1 and answeredFromId is null
-    and task = ?2 and subtask = ?3 and fromContainerService = ?4 and text is not null
-limit 1";
+where tasks.rowid = ?1 and requestBodyId = ?2 and status = 'answered' and pure = 1
+    and answeredFromId is null and task = ?3 and subtask = ?4 and fromContainerService = ?5
+    and text is not null";
 
 const SELECT: &str = "
 select tasks._id as id, status, reason, detail, fromRequestId, callerRequestId, task, subtask,
@@ -29,39 +32,17 @@ from tasks
 
 impl Store {
     pub(super) fn find_answers(
-        &self,
+        &mut self,
         questions: &[Question],
     ) -> Result<Vec<Option<Answer>>, AuditError> {
-        let Some(key) = &self.key else {
+        let Some(key) = self.key.clone() else {
             return Err(self.unavailable("the log is not prepared yet"));
         };
-        let finding = || {
-            let mut statement = self.connection.prepare_cached(FIND_ANSWER)?;
-            let mut answers = Vec::with_capacity(questions.len());
-            for question in questions {
-                let body = key.id(&question.body).to_hex();
-                let asked = params![body, question.task, question.subtask, question.from_service];
-                let found = statement.query_row(asked, |row| {
-                    let record = row.get_ref(0)?.as_str()?.parse::<RecordId>().ok();
-                    let text: String = row.get(1)?;
-                    Ok(record.map(|record| Answer { record, text }))
-                });
-                answers.push(found.optional()?.flatten());
-            }
-            Ok(answers)
-        };
-        finding().map_err(|error: rusqlite::Error| self.failure(&error))
+        self.with_answers(|connection, answers| find(connection, &key, answers, questions))
     }
 
-    pub(super) fn has_answers(&self) -> Result<bool, AuditError> {
-        let asking = self.connection.query_row(
-            // The condition on the body lets the index of the answers be used, whatever it holds.
-            "select exists (select 1 from tasks where requestBodyId >= '' and status = 'answered'
-             and pure = 1 and answeredFromId is null)",
-            [],
-            |row| row.get(0),
-        );
-        asking.map_err(|error| self.failure(&error))
+    pub(super) fn has_answers(&mut self) -> Result<bool, AuditError> {
+        self.with_answers(|connection, answers| answers.is_any(connection))
     }
 
     pub(super) fn list(&self, filter: &Filter) -> Result<Vec<StoredRecord>, AuditError> {
@@ -122,6 +103,37 @@ impl Store {
             .optional();
         showing.map_err(|error| self.failure(&error))
     }
+}
+
+fn find(
+    connection: &Connection,
+    key: &TextKey,
+    answers: &Answers,
+    questions: &[Question],
+) -> rusqlite::Result<Vec<Option<Answer>>> {
+    let mut statement = connection.prepare_cached(FIND_ANSWER)?;
+    let mut find = |question: &Question| {
+        let body = key.id(&question.body);
+        for row in answers.of(connection, body)? {
+            let Question {
+                task,
+                subtask,
+                from_service,
+                ..
+            } = question;
+            let asked = params![row, body.to_hex(), task, subtask, from_service];
+            let found = statement.query_row(asked, |row| {
+                let record = row.get_ref(0)?.as_str()?.parse::<RecordId>().ok();
+                let text: String = row.get(1)?;
+                Ok(record.map(|record| Answer { record, text }))
+            });
+            if let Some(answer) = found.optional()?.flatten() {
+                return Ok(Some(answer));
+            }
+        }
+        Ok(None)
+    };
+    questions.iter().map(&mut find).collect()
 }
 
 fn stored_record(row: &Row<'_>) -> rusqlite::Result<StoredRecord> {

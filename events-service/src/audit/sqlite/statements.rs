@@ -31,7 +31,8 @@ update tasks set
     reason = :reason, detail = :detail, attempts = :attempts, image = coalesce(:image, image),
     dispatchedTime = coalesce(:dispatched, dispatchedTime), waitedUs = :waited, ranUs = :ran,
     answeredFromId = :answeredFrom
-where _id = :id and status = 'open'";
+where _id = :id and status = 'open'
+returning rowid";
 
 const REASSIGN_TASK: &str = "
 update tasks set serviceContainerId = :by, serviceContainerService = :byService,
@@ -74,6 +75,7 @@ impl<'a> Placed<'a> {
 
 /// What tells whether a record is stored as we wrote it.
 struct Stored {
+    row: i64,
     status: String,
     ended_at: Option<i64>,
     response_id: Option<String>,
@@ -92,6 +94,7 @@ impl Stored {
 
 /// The statements of a batch. They are kept by the connection from batch to batch.
 pub(super) struct Statements<'c> {
+    connection: &'c Connection,
     insert: CachedStatement<'c>,
     complete: CachedStatement<'c>,
     request: CachedStatement<'c>,
@@ -103,13 +106,14 @@ pub(super) struct Statements<'c> {
 impl<'c> Statements<'c> {
     pub(super) fn prepare(connection: &'c Connection) -> rusqlite::Result<Self> {
         Ok(Self {
+            connection,
             insert: connection.prepare_cached(INSERT_TASK)?,
             complete: connection.prepare_cached(COMPLETE_TASK)?,
             request: connection.prepare_cached(INSERT_REQUEST)?,
             response: connection.prepare_cached(INSERT_RESPONSE)?,
             reassign: connection.prepare_cached(REASSIGN_TASK)?,
             stored: connection.prepare_cached(
-                "select status, toReceivedTime, toResponseBodyId, response, serviceContainerId
+                "select rowid, status, toReceivedTime, toResponseBodyId, response, serviceContainerId
                  from tasks where _id = ?1",
             )?,
         })
@@ -123,12 +127,13 @@ impl<'c> Statements<'c> {
         self.response.execute(params![id.to_hex(), text]).map(drop)
     }
 
+    /// Also returns the row, if the record is there as we wrote it.
     pub(super) fn insert(
         &mut self,
         record: &Record,
         request: TextId,
         response: &Placed<'_>,
-    ) -> rusqlite::Result<Written> {
+    ) -> rusqlite::Result<(Written, Option<i64>)> {
         let id = record.id.to_string();
         let backend = record.progress.backend.as_ref();
         let status = record
@@ -172,32 +177,31 @@ impl<'c> Statements<'c> {
             response.text,
         ])?;
         if inserted == 1 {
-            return Ok(Written::Done);
+            return Ok((Written::Done, Some(self.connection.last_insert_rowid())));
         }
         // Our own insert, repeated, or another events service's record of the same request.
-        let stored = self.stored(&id)?;
-        let is_ours = stored.is_some_and(|stored| {
+        let ours = self.stored(&id)?.filter(|stored| {
             stored.events_service == record.events_service.container.as_str()
                 && stored.is_ended_so(status, ended.at, response)
         });
-        Ok(if is_ours {
-            Written::Done
-        } else {
-            Written::DuplicateRequest
+        Ok(match ours {
+            Some(stored) => (Written::Done, Some(stored.row)),
+            None => (Written::DuplicateRequest, None),
         })
     }
 
+    /// Also returns the row, if the record ended so.
     pub(super) fn complete(
         &mut self,
         record: &Record,
         end: &End,
         response: &Placed<'_>,
-    ) -> rusqlite::Result<Written> {
+    ) -> rusqlite::Result<(Written, Option<i64>)> {
         let id = record.id.to_string();
         let backend = record.progress.backend.as_ref();
         let ended = Ended::of(end);
         let status = end.outcome.status();
-        let completed = self.complete.execute(named_params! {
+        let values = named_params! {
             ":id": id,
             ":toContainerId": backend.map(|backend| backend.container.as_str()),
             ":toContainerService": backend.map(|backend| backend.service.as_str()),
@@ -213,18 +217,18 @@ impl<'c> Statements<'c> {
             ":waited": ended.waited,
             ":ran": ended.ran,
             ":answeredFrom": ended.answered_from,
-        })?;
-        if completed == 1 {
-            return Ok(Written::Done);
+        };
+        let completed = self.complete.query_row(values, |row| row.get(0));
+        if let Some(row) = completed.optional()? {
+            return Ok((Written::Done, Some(row)));
         }
         // The same end is this very completion, in an earlier try whose outcome was not known.
-        let stored = self.stored(&id)?;
-        let is_ended_so =
-            stored.is_some_and(|stored| stored.is_ended_so(status, ended.at, response));
-        Ok(if is_ended_so {
-            Written::Done
-        } else {
-            Written::AlreadyEnded
+        let ours = self
+            .stored(&id)?
+            .filter(|stored| stored.is_ended_so(status, ended.at, response));
+        Ok(match ours {
+            Some(stored) => (Written::Done, Some(stored.row)),
+            None => (Written::AlreadyEnded, None),
         })
     }
 
@@ -260,11 +264,12 @@ impl<'c> Statements<'c> {
     fn stored(&mut self, id: &str) -> rusqlite::Result<Option<Stored>> {
         let stored = self.stored.query_row([id], |row| {
             Ok(Stored {
-                status: row.get(0)?,
-                ended_at: row.get(1)?,
-                response_id: row.get(2)?,
-                response: row.get(3)?,
-                events_service: row.get(4)?,
+                row: row.get(0)?,
+                status: row.get(1)?,
+                ended_at: row.get(2)?,
+                response_id: row.get(3)?,
+                response: row.get(4)?,
+                events_service: row.get(5)?,
             })
         });
         stored.optional()

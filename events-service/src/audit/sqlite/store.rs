@@ -6,12 +6,13 @@ use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use shared::contract::{ContainerId, FailureCode};
 
 use super::{
+    answers::{self, Answers, Entry, PutIn},
     checkpoint::Checkpoints,
     open,
     statements::{Placed, Statements, is_short},
 };
 use crate::audit::{
-    ABANDONED_DETAIL, AuditError, Overdue, Record, Status, Write, Written,
+    ABANDONED_DETAIL, AuditError, Outcome, Overdue, Record, Status, Write, Written,
     text_id::{KnownIds, TextId, TextKey},
 };
 
@@ -73,9 +74,6 @@ create table if not exists tasks (
 -- One record per request, where `_id` does not say so.
 create unique index if not exists roundtrip_request on tasks (fromRequestId)
     where fromRequestId <> _id;
--- Answers from the log: only what a backend answered.
-create index if not exists roundtrip_answers on tasks (requestBodyId)
-    where status = 'answered' and pure = 1 and answeredFromId is null;
 -- Records past their deadline. Few are open at any time.
 create index if not exists roundtrip_open on tasks (deadline) where status = 'open';
 -- Listing, newest first.
@@ -97,6 +95,8 @@ pub(super) struct Store {
     pub(super) key: Option<TextKey>,
     requests: KnownIds,
     responses: KnownIds,
+    /// `None` until they are read.
+    answers: Option<Answers>,
 }
 
 impl Store {
@@ -113,6 +113,7 @@ impl Store {
             key: None,
             requests,
             responses,
+            answers: None,
         }
     }
 
@@ -142,6 +143,7 @@ impl Store {
         let preparing = || {
             let transaction = begin(&self.connection)?;
             transaction.execute_batch(SCHEMA)?;
+            transaction.execute_batch(answers::SCHEMA)?;
             for column in COLUMNS_ADDED {
                 if !open::has_column(&transaction, column)? {
                     transaction
@@ -170,24 +172,23 @@ impl Store {
                 why,
             });
         }
-        Ok(())
+        self.with_answers(|_, _| Ok(()))
     }
 
     pub(super) fn write(&mut self, batch: &[Write]) -> Result<Vec<Written>, AuditError> {
         let Some(key) = self.key.clone() else {
             return Err(self.unavailable("the log is not prepared yet"));
         };
-        let mut texts = NewTexts::default();
-        match self.write_with(&key, batch, &mut texts) {
-            Ok(written) => {
-                texts
-                    .requests
+        match self.write_with(&key, batch) {
+            Ok((written, new, mut answers)) => {
+                new.requests
                     .into_iter()
                     .for_each(|id| self.requests.insert(id));
-                texts
-                    .responses
+                new.responses
                     .into_iter()
                     .for_each(|id| self.responses.insert(id));
+                answers.committed(&new.put_in, new.answers);
+                self.answers = Some(answers);
                 if let Some(checkpoints) = &mut self.checkpoints {
                     checkpoints.written(batch.len());
                 }
@@ -204,10 +205,14 @@ impl Store {
         &mut self,
         key: &TextKey,
         batch: &'b [Write],
-        new: &mut NewTexts,
-    ) -> rusqlite::Result<Vec<Written>> {
+    ) -> rusqlite::Result<(Vec<Written>, New, Answers)> {
+        let answers = self.take_answers()?;
         let transaction = begin(&self.connection)?;
         let mut written = Vec::with_capacity(batch.len());
+        let mut new = New {
+            put_in: answers.put_some(&transaction, batch.len())?,
+            ..New::default()
+        };
         {
             let mut statements = Statements::prepare(&transaction)?;
             for write in batch {
@@ -235,13 +240,19 @@ impl Store {
                         if !is_there && new.requests.insert(id) {
                             statements.store_request(id, &record.body)?;
                         }
-                        statements.insert(record, id, &response)?
+                        let (written, row) = statements.insert(record, id, &response)?;
+                        new.add_answer(record, id, row);
+                        written
                     }
                     Write::Complete(record) => {
                         debug_assert!(record.end.is_some(), "a completion without an end");
                         let response = response(&mut statements, record)?;
                         match &record.end {
-                            Some(end) => statements.complete(record, end, &response)?,
+                            Some(end) => {
+                                let (written, row) = statements.complete(record, end, &response)?;
+                                new.add_answer(record, key.id(&record.body), row);
+                                written
+                            }
                             None => Written::AlreadyEnded,
                         }
                     }
@@ -255,12 +266,36 @@ impl Store {
             }
         }
         transaction.commit()?;
-        Ok(written)
+        Ok((written, new, answers))
     }
 
+    /// Asks which answers there are.
+    pub(super) fn with_answers<T>(
+        &mut self,
+        ask: impl FnOnce(&Connection, &Answers) -> rusqlite::Result<T>,
+    ) -> Result<T, AuditError> {
+        let asking = || {
+            let answers = self.take_answers()?;
+            let told = ask(&self.connection, &answers)?;
+            self.answers = Some(answers);
+            Ok(told)
+        };
+        asking().map_err(|error| self.failure(&error))
+    }
+
+    /// The answers, to be put back. Who fails to do so leaves them to be read again.
+    fn take_answers(&mut self) -> rusqlite::Result<Answers> {
+        match self.answers.take() {
+            Some(answers) => Ok(answers),
+            None => Answers::load(&self.connection),
+        }
+    }
+
+    /// Whatever is known of the content.
     fn forget(&mut self) {
         self.requests.clear();
         self.responses.clear();
+        self.answers = None;
     }
 
     pub(super) fn close_overdue(&self, overdue: &Overdue) -> Result<u64, AuditError> {
@@ -301,15 +336,29 @@ impl Store {
     }
 }
 
-/// Texts that this batch stores; they count as stored once it is committed.
+/// What a batch stores; it counts as stored once it is committed.
 #[derive(Default)]
-struct NewTexts {
+struct New {
     requests: HashSet<TextId>,
     responses: HashSet<TextId>,
+    answers: Vec<Entry>,
+    /// Earlier answers that went into their table with it.
+    put_in: PutIn,
+}
+
+impl New {
+    /// Notes a record in this row, if it may answer others.
+    fn add_answer(&mut self, record: &Record, body: TextId, row: Option<i64>) {
+        let end = record.end.as_ref();
+        let is_answered = end.is_some_and(|end| matches!(end.outcome, Outcome::Answered(_)));
+        if let Some(row) = row.filter(|_| record.pure && is_answered) {
+            self.answers.push(Entry::new(body, row));
+        }
+    }
 }
 
 /// Takes the write lock at once: taken later, it could not be waited for.
-fn begin(connection: &Connection) -> rusqlite::Result<Transaction<'_>> {
+pub(super) fn begin(connection: &Connection) -> rusqlite::Result<Transaction<'_>> {
     Transaction::new_unchecked(connection, TransactionBehavior::Immediate)
 }
 
