@@ -11,7 +11,7 @@ use mongodb::{
 };
 
 /// Texts follow their records, about so many of a kind in one command.
-const TEXTS_AT_ONCE: usize = 128;
+pub(crate) const TEXTS_AT_ONCE: usize = 128;
 
 /// A record as the events service wrote it, to be written again under other ids.
 #[derive(Debug)]
@@ -23,15 +23,15 @@ pub(crate) struct Writes {
 }
 
 impl Writes {
-    /// Looks at a record and the indexes in the database of an events service, and makes a database
-    /// with the same indexes beside it.
+    /// Looks at a record and the indexes in the database of an events service, `theirs`, and makes the
+    /// database `ours` with the same indexes beside it.
     ///
     /// # Errors
     /// The server cannot be reached, or there is no record.
-    pub(crate) async fn as_in(uri: &str, name: &str) -> Result<Self> {
+    pub(crate) async fn as_in(uri: &str, theirs: &str, ours: &str) -> Result<Self> {
         let client = Client::with_uri_str(uri).await?;
-        let theirs = client.database(name);
-        let ours = client.database(&format!("{name}floor"));
+        let theirs = client.database(theirs);
+        let ours = client.database(ours);
         let tasks = theirs.collection::<Document>("tasks");
         let record = tasks
             .find_one(doc! { "task": "NUMBER", "status": "answered", "toContainerId": { "$exists": true } })
@@ -55,15 +55,12 @@ impl Writes {
             let id = ObjectId::parse_str(record.get_str(field)?)?;
             let found = theirs.collection::<Document>(collection);
             if let Some(text) = found.find_one(doc! { "_id": id }).await? {
-                texts.push((collection, Template::of(&text, &[])?));
+                texts.push((collection, Template::of_text(&text)?));
             }
         }
         Ok(Self {
             texts,
-            record: Template::of(
-                &record,
-                &["fromRequestId", "requestBodyId", "toResponseBodyId"],
-            )?,
+            record: Template::of_record(&record)?,
             database: ours,
         })
     }
@@ -85,14 +82,27 @@ impl Writes {
             } else {
                 0
             };
-            let texts = self.texts.iter();
-            let texts = texts.map(|(collection, text)| self.write(collection, text, due));
-            tokio::try_join!(
-                self.write("tasks", &self.record, batch),
-                try_join_all(texts)
-            )?;
+            tokio::try_join!(self.records(batch), self.texts(due))?;
         }
         Ok(records as f64 / began.elapsed().as_secs_f64())
+    }
+
+    /// So many records in one command.
+    ///
+    /// # Errors
+    /// The server refuses something.
+    pub(crate) async fn records(&self, count: usize) -> Result<()> {
+        self.write("tasks", &self.record, count).await
+    }
+
+    /// The texts of so many records, a command for each of their collections.
+    ///
+    /// # Errors
+    /// The server refuses something.
+    pub(crate) async fn texts(&self, count: usize) -> Result<()> {
+        let texts = self.texts.iter();
+        let texts = texts.map(|(collection, text)| self.write(collection, text, count));
+        try_join_all(texts).await.map(drop)
     }
 
     /// One command, if there is anything to write.
@@ -128,41 +138,69 @@ impl Writes {
 #[derive(Debug)]
 struct Template {
     bytes: Vec<u8>,
+    /// Where `_id` is, and whether it rises from document to document or is at a place of chance, as
+    /// the ids of texts are: that costs an index more.
     id: usize,
-    texts: Vec<(usize, usize)>,
+    is_rising: bool,
+    /// The same in hexadecimal digits.
+    same: Option<usize>,
+    /// Ids of texts, in hexadecimal digits.
+    texts: Vec<usize>,
 }
 
+/// Bytes of an id.
+const ID_BYTES: usize = 12;
+
 impl Template {
-    fn of(document: &Document, ids: &[&str]) -> Result<Self> {
-        let bytes = RawDocumentBuf::try_from(document)?.into_bytes();
-        let place = |value: &[u8]| {
-            memchr::memmem::find(&bytes, value).context("a value that is not in its document")
-        };
-        let id = place(&document.get_object_id("_id")?.bytes())?;
-        let texts = ids
-            .iter()
-            .map(|field| {
-                let value = document.get_str(field)?;
-                Ok((place(value.as_bytes())?, value.len()))
-            })
-            .collect::<Result<_>>()?;
-        Ok(Self { bytes, id, texts })
+    fn of_record(record: &Document) -> Result<Self> {
+        let place = |field| place(record, record.get_str(field)?.as_bytes());
+        Ok(Self {
+            is_rising: true,
+            same: Some(place("fromRequestId")?),
+            texts: vec![place("requestBodyId")?, place("toResponseBodyId")?],
+            ..Self::of_text(record)?
+        })
+    }
+
+    fn of_text(text: &Document) -> Result<Self> {
+        Ok(Self {
+            id: place(text, &text.get_object_id("_id")?.bytes())?,
+            bytes: RawDocumentBuf::try_from(text)?.into_bytes(),
+            is_rising: false,
+            same: None,
+            texts: Vec::new(),
+        })
     }
 
     /// The document under ids that no other has.
     fn fresh(&self) -> Result<RawDocumentBuf> {
         let mut bytes = self.bytes.clone();
-        let id = ObjectId::new();
-        bytes[self.id..self.id + 12].copy_from_slice(&id.bytes());
-        let hex = id.to_hex();
-        for &(begin, length) in &self.texts {
-            let common = length.min(hex.len());
-            // The counter is at the end of an id.
-            let end = begin + length;
-            bytes[end - common..end].copy_from_slice(&hex.as_bytes()[hex.len() - common..]);
+        let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+        let by_chance = || ObjectId::from_bytes(rand::random::<[u8; ID_BYTES]>());
+        let id = match self.is_rising {
+            true => ObjectId::new(),
+            false => by_chance(),
+        };
+        put(self.id, &id.bytes());
+        if let Some(at) = self.same {
+            put(at, id.to_hex().as_bytes());
+        }
+        for &at in &self.texts {
+            put(at, by_chance().to_hex().as_bytes());
         }
         Ok(RawDocumentBuf::from_bytes(bytes)?)
     }
+}
+
+/// Where a value stands among the bytes of its document.
+fn place(document: &Document, value: &[u8]) -> Result<usize> {
+    let bytes = RawDocumentBuf::try_from(document)?.into_bytes();
+    ensure!(
+        value.len() == ID_BYTES || value.len() == 2 * ID_BYTES,
+        "an id of {} bytes",
+        value.len()
+    );
+    memchr::memmem::find(&bytes, value).context("a value that is not in its document")
 }
 
 #[cfg(test)]
@@ -171,16 +209,20 @@ mod tests {
 
     #[test]
     fn a_fresh_document_differs_in_its_ids_only() {
+        let (id, text) = (ObjectId::new(), ObjectId::new().to_hex());
         let document = doc! {
-            "_id": ObjectId::new(), "fromRequestId": "0123456789abcdef0123456789abcdef", "task": "NUMBER",
+            "_id": id, "fromRequestId": id.to_hex(), "task": "NUMBER", "requestBodyId": text,
+            "toResponseBodyId": ObjectId::new().to_hex(),
         };
-        let template = Template::of(&document, &["fromRequestId"]).unwrap();
-        let (one, two) = (template.fresh().unwrap(), template.fresh().unwrap());
-        let read = |raw: &RawDocumentBuf| Document::try_from(raw.clone()).unwrap();
-        let (one, two) = (read(&one), read(&two));
-        assert_ne!(one.get("_id"), two.get("_id"));
-        assert_ne!(one.get("fromRequestId"), two.get("fromRequestId"));
-        assert_eq!(one.get_str("fromRequestId").unwrap().len(), 32);
-        assert_eq!(one.get("task"), document.get("task"));
+        let template = Template::of_record(&document).unwrap();
+        let fresh = || Document::try_from(template.fresh().unwrap()).unwrap();
+        let (one, two) = (fresh(), fresh());
+        for field in ["_id", "fromRequestId", "requestBodyId", "toResponseBodyId"] {
+            assert_ne!(one.get(field), two.get(field), "{field}");
+        }
+        let id = one.get_object_id("_id").unwrap();
+        assert_eq!(one.get_str("fromRequestId").unwrap(), id.to_hex());
+        assert!(id < two.get_object_id("_id").unwrap());
+        assert_eq!(one.get_str("task").unwrap(), "NUMBER");
     }
 }

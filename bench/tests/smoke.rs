@@ -27,16 +27,20 @@ fn bench(out: &Path, arguments: &[&str]) -> Output {
         .expect("it can be started")
 }
 
+/// A scenario that must succeed: its report.
+fn measured(out: &Path, scenario: &str) -> Value {
+    let binaries = std::env::var("ROUNDTRIP_TEST_BIN_DIR")
+        .expect("ROUNDTRIP_TEST_BIN_DIR names the built services: run this by `cargo xtask test`");
+    let output = bench(out, &[scenario, "--binaries", &binaries]);
+    assert!(output.status.success(), "{output:?}");
+    let report = fs::read_to_string(out.join("report.json")).expect("there is a report");
+    serde_json::from_str(&report).expect("the report is JSON")
+}
+
 #[test]
 fn tasks_are_measured_on_the_full_path() {
     let folder = tempfile::tempdir().unwrap();
-    let binaries = std::env::var("ROUNDTRIP_TEST_BIN_DIR")
-        .expect("ROUNDTRIP_TEST_BIN_DIR names the built services: run this by `cargo xtask test`");
-    let output = bench(folder.path(), &["task", "--binaries", &binaries]);
-    assert!(output.status.success(), "{output:?}");
-
-    let report = fs::read_to_string(folder.path().join("report.json")).unwrap();
-    let report: Value = serde_json::from_str(&report).unwrap();
+    let report = measured(folder.path(), "task");
     let points = report["points"].as_array().unwrap();
     assert_eq!(points.len(), 3, "one body, distinct bodies, every kind");
     for point in points {
@@ -46,6 +50,29 @@ fn tasks_are_measured_on_the_full_path() {
     }
     for file in ["report.md", "latency-roundtrip-distinct-bodies.svg"] {
         assert!(folder.path().join(file).is_file(), "{file}");
+    }
+}
+
+#[test]
+fn the_whole_is_measured_beside_its_parts_with_and_without_a_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let report = measured(folder.path(), "floor");
+    let cost_of_database = |series: &str| {
+        let points = report["points"].as_array().unwrap();
+        let point = points.iter().find(|point| point["series"] == series);
+        let figures = point.unwrap_or_else(|| panic!("{series} in {points:?}"))["figures"]
+            .as_array()
+            .unwrap();
+        figures
+            .iter()
+            .any(|figure| figure["name"] == "cpu database")
+    };
+    assert!(cost_of_database("the whole: roundtrip, audited"));
+    for hops in [2, 4] {
+        assert!(!cost_of_database(&format!("HTTP and {hops} bare hops")));
+        assert!(cost_of_database(&format!(
+            "HTTP, {hops} bare hops and a record"
+        )));
     }
 }
 

@@ -49,25 +49,45 @@ impl Alone {
         alone.answers().await
     }
 
-    /// Bare hops through Redis, 2 (as when the log has the answer) or 4 (the full path).
+    /// Bare hops through Redis, 2 (as when the log has the answer) or 4 (the full path); with a
+    /// `mongodb`, whose database of this case has records, one like them is written for each request.
     ///
     /// # Errors
     /// They do not come up.
-    pub(crate) async fn hops(case: &Case, redis: SocketAddr, hops: u8) -> Result<Self> {
-        let mut alone = Self::new(&format!("HTTP and {hops} bare hops"))?;
+    pub(crate) async fn hops(
+        case: &Case,
+        redis: SocketAddr,
+        hops: u8,
+        mongodb: Option<&str>,
+    ) -> Result<Self> {
+        let mut alone = Self::new(&match mongodb {
+            Some(_) => format!("HTTP, {hops} bare hops and a record"),
+            None => format!("HTTP and {hops} bare hops"),
+        })?;
         let (listen, redis) = (alone.http.to_string(), redis.to_string());
-        let channel = |name: &str| format!("{}:hops{hops}:{name}", case.id());
+        let deployment = format!("{}hops{}", case.id(), alone.http.port());
+        let channel = |name: &str| format!("{deployment}:{name}");
         let (front, middle, end) = (channel("front"), channel("middle"), channel("end"));
         let hop = |own: &str, before: &str| {
             let words = ["hop", "--redis", &redis, "--own", own, "--before", before];
             words.map(str::to_owned).to_vec()
         };
-        let second = if hops == 2 {
-            hop(&middle, &front)
-        } else {
+        let mut second = hop(&middle, &front);
+        if hops > 2 {
             alone.part(case, "end", &hop(&end, &middle))?;
-            [hop(&middle, &front), vec!["--behind".to_owned(), end]].concat()
-        };
+            second.extend(["--behind".to_owned(), end]);
+        }
+        if let Some(mongodb) = mongodb {
+            let log = [
+                "--mongodb",
+                mongodb,
+                "--like",
+                case.id(),
+                "--database",
+                &deployment,
+            ];
+            second.extend(log.map(str::to_owned));
+        }
         alone.part(case, "middle", &second)?;
         let words = [
             "hops-front",

@@ -1,11 +1,13 @@
-//! The bare hops: the messages of a request through Redis, without an audit log and without anything
-//! that makes them reliable.
+//! The bare hops: the messages of a request through Redis, without anything that makes them reliable;
+//! without an audit log, or with the least of one.
 //!
 //! ```text
 //! front ── t ──► middle ── d ──► end        two hops: the middle answers by itself,
 //!   ▲              │ ▲            │          as from the log
 //!   └───── r ──────┘ └──── b ─────┘
 //! ```
+//!
+//! With a log, the middle writes a record before it answers, whatever waits in one command.
 
 use std::{
     cell::{Cell, RefCell},
@@ -32,6 +34,7 @@ use tokio::{
 };
 
 use super::{add, answer, http};
+use crate::writes::{TEXTS_AT_ONCE, Writes};
 
 /// Bytes of a message, about as many as ours have on the average: ten fields with two addresses.
 const MESSAGE_BYTES: usize = 400;
@@ -41,6 +44,8 @@ const PIPELINE_MAX: usize = 512;
 const LETTERS_MAX: usize = 16_384;
 /// As ours.
 const BROADCAST_CAPACITY: usize = 8_192;
+/// Records in one command, as ours.
+const BATCH_MAX: usize = 1_024;
 /// After this an answer is taken for lost. It is an error of the measurement then.
 const LOST: Duration = Duration::from_secs(10);
 
@@ -68,6 +73,22 @@ pub(crate) struct Hop {
     /// Channel of the process in front.
     #[arg(long)]
     before: String,
+    #[command(flatten)]
+    log: Option<Log>,
+}
+
+/// Where records are written before the process in front is answered.
+#[derive(Debug, Args)]
+struct Log {
+    /// Address of the database's server.
+    #[arg(long, required = false)]
+    mongodb: String,
+    /// A database with records to write again.
+    #[arg(long, required = false)]
+    like: String,
+    /// The database to write to.
+    #[arg(long, required = false)]
+    database: String,
 }
 
 /// What every one of them is told.
@@ -107,12 +128,7 @@ impl Front {
             let (sender, reply) = oneshot::channel();
             waiting.borrow_mut().insert(id, sender);
             let body = std::str::from_utf8(&body)?;
-            if letters
-                .try_send((next_channel.clone(), write(b't', id, body)))
-                .is_err()
-            {
-                bail!("too many letters");
-            }
+            send(&letters, (next_channel.clone(), write(b't', id, body)))?;
             match tokio::time::timeout(LOST, reply).await {
                 Ok(result) => Ok(answer(&result?)),
                 Err(_) => {
@@ -129,23 +145,70 @@ impl Hop {
     /// Runs it.
     pub(super) async fn run(&self) -> Result<()> {
         let (letters, queue) = mpsc::channel(LETTERS_MAX);
+        // What goes to the process in front is recorded first, where there is a log.
+        let (answers, log) = match &self.log {
+            Some(log) => {
+                let (answers, unrecorded) = mpsc::channel(LETTERS_MAX);
+                (answers, Some((log, unrecorded, letters.clone())))
+            }
+            None => (letters.clone(), None),
+        };
+        let record = async {
+            match log {
+                Some((log, unrecorded, letters)) => log.record(unrecorded, letters).await,
+                None => std::future::pending().await,
+            }
+        };
         let before: Rc<str> = self.before.as_str().into();
         let behind: Option<Rc<str>> = self.behind.as_deref().map(Into::into);
         let hears = move |message: Bytes| {
             let (kind, id, text) = read(&message)?;
-            let letter = match (&behind, kind) {
-                (Some(behind), b't') => (behind.clone(), write(b'd', id, text)),
-                (Some(_), _) => (before.clone(), write(b'r', id, text)),
-                (None, _) => (before.clone(), write(b'b', id, &add(text.as_bytes())?)),
+            let (queue, letter) = match (&behind, kind) {
+                (Some(behind), b't') => (&letters, (behind.clone(), write(b'd', id, text))),
+                (Some(_), _) => (&answers, (before.clone(), write(b'r', id, text))),
+                (None, _) => {
+                    let sum = add(text.as_bytes())?;
+                    (&answers, (before.clone(), write(b'b', id, &sum)))
+                }
             };
-            letters
-                .try_send(letter)
-                .map_err(|_| anyhow::anyhow!("too many letters"))
+            send(queue, letter)
         };
-        self.place
-            .take_part(queue, hears, std::future::pending())
-            .await
+        self.place.take_part(queue, hears, record).await
     }
+}
+
+impl Log {
+    /// Writes a record for each letter, and lets it go.
+    async fn record(
+        &self,
+        mut unrecorded: mpsc::Receiver<Letter>,
+        letters: mpsc::Sender<Letter>,
+    ) -> Result<()> {
+        let writes = Writes::as_in(&self.mongodb, &self.like, &self.database).await?;
+        let writes = Rc::new(writes);
+        let mut batch = Vec::with_capacity(BATCH_MAX);
+        let mut without_texts = 0;
+        let mut following = tokio::task::spawn_local(async { Ok(()) });
+        while unrecorded.recv_many(&mut batch, BATCH_MAX).await > 0 {
+            writes.records(batch.len()).await?;
+            without_texts += batch.len();
+            batch
+                .drain(..)
+                .try_for_each(|letter| send(&letters, letter))?;
+            if without_texts >= TEXTS_AT_ONCE {
+                following.await??;
+                let (writes, count) = (writes.clone(), std::mem::take(&mut without_texts));
+                following = tokio::task::spawn_local(async move { writes.texts(count).await });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn send(queue: &mpsc::Sender<Letter>, letter: Letter) -> Result<()> {
+    queue
+        .try_send(letter)
+        .map_err(|_| anyhow::anyhow!("too many letters"))
 }
 
 impl Place {

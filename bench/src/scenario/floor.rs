@@ -1,13 +1,15 @@
 //! What the parts of a request cost, and the whole beside them.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use e2e::case::Case;
 
 use crate::{
     cli::FloorArgs,
     deployment::{Alone, Binaries, Servers},
-    generator::Load,
-    measure::{System, once},
+    generator::{Extent, Load},
+    measure::{System, once, warm_up},
     metrics::Metrics,
     progress::Progress,
     questions::Kind,
@@ -26,9 +28,6 @@ pub(crate) async fn run(case: &Case, args: &FloorArgs) -> Result<Found> {
     let mut servers = Servers::start(case, args.deployment.sync_on_commit).await?;
     let redis = servers.redis.address;
     let services = args.deployment.start(case, &servers, &binaries).await?;
-    let http = Alone::http(case).await?;
-    let two = Alone::hops(case, redis, 2).await?;
-    let four = Alone::hops(case, redis, 4).await?;
 
     let whole = services.system(
         &mut servers,
@@ -40,15 +39,28 @@ pub(crate) async fn run(case: &Case, args: &FloorArgs) -> Result<Found> {
         "roundtrip, from the log".to_owned(),
         Kind::OneBody,
     );
-    let bus: Vec<_> = servers
-        .processes()
-        .into_iter()
+    // For a record to write again: one of those that follow the first.
+    warm_up(&whole, Load::Closed { connections: 1 }, WARM_UP).await?;
+    tokio::time::sleep(TEXTS_FOLLOW).await;
+    let mongodb = servers.database.uri();
+    let writes = Writes::as_in(&mongodb, case.id(), &format!("{}floor", case.id())).await?;
+    let http = Alone::http(case).await?;
+    let two = Alone::hops(case, redis, 2, None).await?;
+    let four = Alone::hops(case, redis, 4, None).await?;
+    let two_recorded = Alone::hops(case, redis, 2, Some(&mongodb)).await?;
+    let four_recorded = Alone::hops(case, redis, 4, Some(&mongodb)).await?;
+    let all = servers.processes();
+    let bus: Vec<_> = all
+        .iter()
         .filter(|(name, _)| name == "redis")
+        .cloned()
         .collect();
     let parts = [
         http.system(Kind::Distinct, &[]),
         two.system(Kind::Distinct, &bus),
         four.system(Kind::Distinct, &bus),
+        two_recorded.system(Kind::Distinct, &all),
+        four_recorded.system(Kind::Distinct, &all),
     ];
     let mut floor = Floor {
         args,
@@ -57,7 +69,6 @@ pub(crate) async fn run(case: &Case, args: &FloorArgs) -> Result<Found> {
         ),
         points: Vec::new(),
     };
-    let mut writes = None;
     for _ in 0..args.measuring.repeat {
         for load in args.measuring.loads() {
             let before = Metrics::of(services.up.events_services.iter()).await?;
@@ -67,18 +78,17 @@ pub(crate) async fn run(case: &Case, args: &FloorArgs) -> Result<Found> {
             for system in std::iter::once(&from_log).chain(&parts) {
                 floor.measure(system, load).await?;
             }
-            let writes = match &mut writes {
-                Some(writes) => writes,
-                None => writes.insert(Writes::as_in(&servers.database.uri(), case.id()).await?),
-            };
-            floor.measure_writes(writes, load, batch).await?;
+            floor.measure_writes(&writes, load, batch).await?;
         }
     }
     floor.progress.finish();
     let points = floor.points;
-    let mut findings = ratios(&points, &whole.name, &parts[2].name);
-    findings.extend(ratios(&points, &from_log.name, &parts[1].name));
-    findings.extend(sums(&points, &whole.name, &parts[2].name));
+    let [_, two, four, two_recorded, four_recorded] = &parts;
+    let mut findings = ratios(&points, &whole.name, &four.name);
+    findings.extend(ratios(&points, &whole.name, &four_recorded.name));
+    findings.extend(ratios(&points, &from_log.name, &two.name));
+    findings.extend(ratios(&points, &from_log.name, &two_recorded.name));
+    findings.extend(sums(&points, &whole.name, &four.name));
     let mut settings = args.measuring.settings();
     settings.insert("deployment".to_owned(), args.deployment.describe(&servers));
     Ok(Found {
@@ -92,6 +102,15 @@ pub(crate) async fn run(case: &Case, args: &FloorArgs) -> Result<Found> {
 
 /// Records of the log written in batches as large as the whole had them.
 const WRITES: &str = "batched writes alone";
+
+/// Until the documents of texts follow their records, or are left out.
+const WARM_UP: Extent = Extent::Time {
+    warm_up: Duration::ZERO,
+    measured: Duration::from_secs(1),
+};
+
+/// The documents of the last texts are there, if they are written at all.
+const TEXTS_FOLLOW: Duration = Duration::from_millis(200);
 
 struct Floor<'a> {
     args: &'a FloorArgs,
