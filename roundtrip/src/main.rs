@@ -15,6 +15,11 @@ use shared::settings;
 
 use crate::cli::{Cli, Command};
 
+/// Everything in one process allocates on one thread and frees much of it on the log's. A service by
+/// itself gains less, and has a bound on its memory (docs/performance.md).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = match settings::read::<Cli>() {
         Ok(cli) => cli,
