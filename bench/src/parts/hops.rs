@@ -153,9 +153,13 @@ impl Hop {
             }
             None => (letters.clone(), None),
         };
+        // What is answered from the log has texts that are there.
+        let has_new_texts = self.behind.is_some();
         let record = async {
             match log {
-                Some((log, unrecorded, letters)) => log.record(unrecorded, letters).await,
+                Some((log, unrecorded, letters)) => {
+                    log.record(unrecorded, letters, has_new_texts).await
+                }
                 None => std::future::pending().await,
             }
         };
@@ -183,6 +187,7 @@ impl Log {
         &self,
         mut unrecorded: mpsc::Receiver<Letter>,
         letters: mpsc::Sender<Letter>,
+        has_new_texts: bool,
     ) -> Result<()> {
         let writes = Writes::as_in(&self.mongodb, &self.like, &self.database).await?;
         let writes = Rc::new(writes);
@@ -191,7 +196,9 @@ impl Log {
         let mut following = tokio::task::spawn_local(async { Ok(()) });
         while unrecorded.recv_many(&mut batch, BATCH_MAX).await > 0 {
             writes.records(batch.len()).await?;
-            without_texts += batch.len();
+            if has_new_texts {
+                without_texts += batch.len();
+            }
             batch
                 .drain(..)
                 .try_for_each(|letter| send(&letters, letter))?;
