@@ -19,7 +19,7 @@ use crate::{
     cli::Measuring,
     deployment::workspace,
     generator::{Extent, Load},
-    measure::{System, measure},
+    measure::{System, measure, warm_up},
     questions::Kind,
     report::{Machine, Point, Report},
 };
@@ -52,6 +52,22 @@ pub(crate) async fn in_cases<T>(
     });
     let kept = kept.collect::<Vec<_>>().join(", ");
     Err(error.context(format!("no result; {kept}")))
+}
+
+/// Asks a deployment of ours until its database holds records of the kind that it writes from then on:
+/// with the first ones, documents of texts are written in any case. They are there, if they are written,
+/// when this returns.
+///
+/// # Errors
+/// It fails, or has a wrong answer.
+pub(crate) async fn leave_records(ours: &System) -> Result<()> {
+    let extent = Extent::Time {
+        warm_up: Duration::ZERO,
+        measured: Duration::from_secs(1),
+    };
+    warm_up(ours, Load::Closed { connections: 1 }, extent).await?;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    Ok(())
 }
 
 /// What a scenario hands back.

@@ -1,15 +1,13 @@
 //! What the parts of a request cost, and the whole beside them.
 
-use std::time::Duration;
-
 use anyhow::Result;
 use e2e::case::Case;
 
 use crate::{
     cli::FloorArgs,
     deployment::{Alone, Binaries, Servers},
-    generator::{Extent, Load},
-    measure::{System, once, warm_up},
+    generator::Load,
+    measure::{System, once},
     metrics::Metrics,
     progress::Progress,
     questions::Kind,
@@ -17,7 +15,7 @@ use crate::{
     writes::Writes,
 };
 
-use super::{Found, ratios};
+use super::{Found, leave_records, ratios};
 
 /// Starts the whole and its parts and measures them in turn.
 ///
@@ -39,9 +37,7 @@ pub(crate) async fn run(case: &Case, args: &FloorArgs) -> Result<Found> {
         "roundtrip, from the log".to_owned(),
         Kind::OneBody,
     );
-    // For a record to write again: one of those that follow the first.
-    warm_up(&whole, Load::Closed { connections: 1 }, WARM_UP).await?;
-    tokio::time::sleep(TEXTS_FOLLOW).await;
+    leave_records(&whole).await?;
     let mongodb = servers.database.uri();
     let writes = Writes::as_in(&mongodb, case.id(), &format!("{}floor", case.id())).await?;
     let http = Alone::http(case).await?;
@@ -102,15 +98,6 @@ pub(crate) async fn run(case: &Case, args: &FloorArgs) -> Result<Found> {
 
 /// Records of the log written in batches as large as the whole had them.
 const WRITES: &str = "batched writes alone";
-
-/// Until the documents of texts follow their records, or are left out.
-const WARM_UP: Extent = Extent::Time {
-    warm_up: Duration::ZERO,
-    measured: Duration::from_secs(1),
-};
-
-/// The documents of the last texts are there, if they are written at all.
-const TEXTS_FOLLOW: Duration = Duration::from_millis(200);
 
 struct Floor<'a> {
     args: &'a FloorArgs,

@@ -6,10 +6,11 @@ use e2e::case::Case;
 use crate::{
     cli::PeersArgs,
     deployment::{Alone, Binaries, Servers},
+    measure::System,
     questions::Kind,
 };
 
-use super::{Found, USUAL, others, ratios};
+use super::{Found, USUAL, leave_records, others, ratios};
 
 /// Starts ours and theirs and measures them in turn.
 ///
@@ -28,8 +29,6 @@ pub(crate) async fn run(cases: &[Case], args: &PeersArgs) -> Result<Found> {
     lean.set
         .push(("TEXT_DOCUMENTS".to_owned(), "long".to_owned()));
     let lean = lean.start(lean_case, &lean_servers, &binaries).await?;
-    let moleculer = Alone::moleculer(case, redis).await?;
-    let nats = Alone::nats(case).await?;
 
     let ours = services.system(
         &mut servers,
@@ -41,6 +40,13 @@ pub(crate) async fn run(cases: &[Case], args: &PeersArgs) -> Result<Found> {
         "roundtrip, audited, TEXT_DOCUMENTS=long".to_owned(),
         Kind::Distinct,
     );
+    // They run until the end of the measurement.
+    let (_hops, least) = least_of(case, &mut servers, &ours, "a record and its texts").await?;
+    let (_lean_hops, lean_least) =
+        least_of(lean_case, &mut lean_servers, &lean, "a record").await?;
+    let moleculer = Alone::moleculer(case, redis).await?;
+    let nats = Alone::nats(case).await?;
+
     let bus: Vec<_> = servers
         .processes()
         .into_iter()
@@ -49,6 +55,8 @@ pub(crate) async fn run(cases: &[Case], args: &PeersArgs) -> Result<Found> {
     let systems = [
         ours,
         lean,
+        least,
+        lean_least,
         moleculer.system(Kind::Distinct, &bus),
         nats.system(Kind::Distinct, &[]),
     ];
@@ -75,4 +83,19 @@ pub(crate) async fn run(cases: &[Case], args: &PeersArgs) -> Result<Found> {
         findings,
         others: others(USUAL, Kind::OneBody, &args.measuring),
     })
+}
+
+/// The least that does the work of ours, on the servers of ours.
+async fn least_of(
+    case: &Case,
+    servers: &mut Servers,
+    ours: &System,
+    writes: &str,
+) -> Result<(Alone, System)> {
+    leave_records(ours).await?;
+    let mongodb = servers.database.uri();
+    let hops = Alone::hops(case, servers.redis.address, 4, Some(&mongodb)).await?;
+    let mut system = hops.system(Kind::Distinct, &servers.processes());
+    system.name = format!("the least: 4 bare hops and {writes}");
+    Ok((hops, system))
 }
