@@ -104,22 +104,6 @@ pub(crate) async fn once(
     Ok(())
 }
 
-/// Asks a system for a while without measuring it.
-///
-/// # Errors
-/// It fails, or has a wrong answer.
-pub(crate) async fn warm_up(system: &System, load: Load, extent: Extent) -> Result<()> {
-    struct Nobody;
-    impl Watch for Nobody {
-        fn begun(&mut self) {}
-        fn at(&mut self, _: u64, _: Duration) {}
-        fn ended(&mut self) {}
-    }
-    generator::run(&system.target, load, extent, &mut Nobody)
-        .await
-        .map(drop)
-}
-
 struct Watcher<'p> {
     cost: Cost,
     begun: Spent,

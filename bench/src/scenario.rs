@@ -18,8 +18,8 @@ use e2e::case::Case;
 use crate::{
     cli::Measuring,
     deployment::workspace,
-    generator::{Extent, Load},
-    measure::{System, measure, warm_up},
+    generator::{self, Extent, Load, Nobody},
+    measure::{System, measure},
     questions::Kind,
     report::{Machine, Point, Report},
 };
@@ -65,7 +65,8 @@ pub(crate) async fn leave_records(ours: &System) -> Result<()> {
         warm_up: Duration::ZERO,
         measured: Duration::from_secs(1),
     };
-    warm_up(ours, Load::Closed { connections: 1 }, extent).await?;
+    let load = Load::Closed { connections: 1 };
+    generator::run(&ours.target, load, extent, &mut Nobody).await?;
     tokio::time::sleep(Duration::from_millis(200)).await;
     Ok(())
 }

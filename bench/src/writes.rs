@@ -11,7 +11,7 @@ use mongodb::{
 };
 
 /// Texts follow their records, about so many of a kind in one command.
-pub(crate) const TEXTS_AT_ONCE: usize = 128;
+const TEXTS_AT_ONCE: usize = 128;
 
 /// A record as the events service wrote it, to be written again under other ids.
 #[derive(Debug)]
@@ -77,11 +77,7 @@ impl Writes {
             // writes them.
             records += batch;
             waiting += batch;
-            let due = if waiting >= TEXTS_AT_ONCE {
-                std::mem::take(&mut waiting)
-            } else {
-                0
-            };
+            let due = texts_due(&mut waiting);
             tokio::try_join!(self.records(batch), self.texts(due))?;
         }
         Ok(records as f64 / began.elapsed().as_secs_f64())
@@ -134,15 +130,22 @@ impl Writes {
     }
 }
 
+/// Of how many records the texts are to be written now, if so many wait.
+pub(crate) fn texts_due(waiting: &mut usize) -> usize {
+    match *waiting >= TEXTS_AT_ONCE {
+        true => std::mem::take(waiting),
+        false => 0,
+    }
+}
+
 /// The bytes of a document, and where its ids stand in them.
 #[derive(Debug)]
 struct Template {
     bytes: Vec<u8>,
-    /// Where `_id` is, and whether it rises from document to document or is at a place of chance, as
-    /// the ids of texts are: that costs an index more.
+    /// Where `_id` is.
     id: usize,
-    is_rising: bool,
-    /// The same in hexadecimal digits.
+    /// In a record, where it stands once more, in hexadecimal digits. The ids of records rise; those of
+    /// texts are places of chance, which costs an index more.
     same: Option<usize>,
     /// Ids of texts, in hexadecimal digits.
     texts: Vec<usize>,
@@ -153,20 +156,20 @@ const ID_BYTES: usize = 12;
 
 impl Template {
     fn of_record(record: &Document) -> Result<Self> {
-        let place = |field| place(record, record.get_str(field)?.as_bytes());
+        let template = Self::of_text(record)?;
+        let place = |field| place(&template.bytes, record.get_str(field)?.as_bytes());
         Ok(Self {
-            is_rising: true,
             same: Some(place("fromRequestId")?),
             texts: vec![place("requestBodyId")?, place("toResponseBodyId")?],
-            ..Self::of_text(record)?
+            ..template
         })
     }
 
     fn of_text(text: &Document) -> Result<Self> {
+        let bytes = RawDocumentBuf::try_from(text)?.into_bytes();
         Ok(Self {
-            id: place(text, &text.get_object_id("_id")?.bytes())?,
-            bytes: RawDocumentBuf::try_from(text)?.into_bytes(),
-            is_rising: false,
+            id: place(&bytes, &text.get_object_id("_id")?.bytes())?,
+            bytes,
             same: None,
             texts: Vec::new(),
         })
@@ -177,9 +180,9 @@ impl Template {
         let mut bytes = self.bytes.clone();
         let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
         let by_chance = || ObjectId::from_bytes(rand::random::<[u8; ID_BYTES]>());
-        let id = match self.is_rising {
-            true => ObjectId::new(),
-            false => by_chance(),
+        let id = match self.same {
+            Some(_) => ObjectId::new(),
+            None => by_chance(),
         };
         put(self.id, &id.bytes());
         if let Some(at) = self.same {
@@ -192,15 +195,14 @@ impl Template {
     }
 }
 
-/// Where a value stands among the bytes of its document.
-fn place(document: &Document, value: &[u8]) -> Result<usize> {
-    let bytes = RawDocumentBuf::try_from(document)?.into_bytes();
+/// Where an id stands among the bytes of its document.
+fn place(document: &[u8], value: &[u8]) -> Result<usize> {
     ensure!(
         value.len() == ID_BYTES || value.len() == 2 * ID_BYTES,
         "an id of {} bytes",
         value.len()
     );
-    memchr::memmem::find(&bytes, value).context("a value that is not in its document")
+    memchr::memmem::find(document, value).context("a value that is not in its document")
 }
 
 #[cfg(test)]

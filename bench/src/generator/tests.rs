@@ -43,14 +43,6 @@ where
     }
 }
 
-struct Nobody;
-
-impl Watch for Nobody {
-    fn begun(&mut self) {}
-    fn at(&mut self, _: u64, _: Duration) {}
-    fn ended(&mut self) {}
-}
-
 /// One body, asked of such a server.
 fn ask(load: Load, extent: Extent, answer: impl AsyncFn(u32) -> String + 'static) -> Result<Run> {
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -34,7 +34,7 @@ use tokio::{
 };
 
 use super::{add, answer, http};
-use crate::writes::{TEXTS_AT_ONCE, Writes};
+use crate::writes::{Writes, texts_due};
 
 /// Bytes of a message, about as many as ours have on the average: ten fields with two addresses.
 const MESSAGE_BYTES: usize = 400;
@@ -202,10 +202,11 @@ impl Log {
             batch
                 .drain(..)
                 .try_for_each(|letter| send(&letters, letter))?;
-            if without_texts >= TEXTS_AT_ONCE {
+            let due = texts_due(&mut without_texts);
+            if due > 0 {
                 following.await??;
-                let (writes, count) = (writes.clone(), std::mem::take(&mut without_texts));
-                following = tokio::task::spawn_local(async move { writes.texts(count).await });
+                let writes = writes.clone();
+                following = tokio::task::spawn_local(async move { writes.texts(due).await });
             }
         }
         Ok(())
