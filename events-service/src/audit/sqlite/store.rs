@@ -241,7 +241,7 @@ impl Store {
                             statements.store_request(id, &record.body)?;
                         }
                         let (written, row) = statements.insert(record, id, &response)?;
-                        new.add_answer(record, id, row);
+                        new.add_answer(record, row, || id);
                         written
                     }
                     Write::Complete(record) => {
@@ -250,7 +250,7 @@ impl Store {
                         match &record.end {
                             Some(end) => {
                                 let (written, row) = statements.complete(record, end, &response)?;
-                                new.add_answer(record, key.id(&record.body), row);
+                                new.add_answer(record, row, || key.id(&record.body));
                                 written
                             }
                             None => Written::AlreadyEnded,
@@ -348,11 +348,11 @@ struct New {
 
 impl New {
     /// Notes a record in this row, if it may answer others.
-    fn add_answer(&mut self, record: &Record, body: TextId, row: Option<i64>) {
+    fn add_answer(&mut self, record: &Record, row: Option<i64>, body: impl FnOnce() -> TextId) {
         let end = record.end.as_ref();
         let is_answered = end.is_some_and(|end| matches!(end.outcome, Outcome::Answered(_)));
         if let Some(row) = row.filter(|_| record.pure && is_answered) {
-            self.answers.push(Entry::new(body, row));
+            self.answers.push(Entry::new(body(), row));
         }
     }
 }
