@@ -1,7 +1,8 @@
 //! Answers that stand in the log: a cache in memory, and the task that asks the log.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use futures_util::future::{join, join_all};
 use hashlink::LruCache;
 use shared::contract::{ContainerId, RecordId, RequestId};
 use tokio::sync::mpsc;
@@ -18,6 +19,8 @@ const ANSWERS_MAX: usize = 65_536;
 const BYTES_MAX: usize = 6 << 20;
 /// Questions put to the log at once.
 const BATCH_MAX: usize = 256;
+/// A record that is not found within this time is not waited for: other look-ups wait behind it.
+const RECORD_WITHIN: Duration = Duration::from_secs(2);
 
 /// The answers used last. Bounded in number and bytes.
 pub(crate) struct AnswerCache {
@@ -100,36 +103,48 @@ pub(crate) async fn look_up(
 ) {
     let mut batch = Vec::with_capacity(BATCH_MAX);
     while lookups.recv_many(&mut batch, BATCH_MAX).await > 0 {
-        let (mut records, mut questions, mut results) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut askers, mut questions, mut records) = (Vec::new(), Vec::new(), Vec::new());
         for lookup in batch.drain(..) {
             match lookup {
-                Lookup::Answer(record, question) => {
-                    records.push(record);
+                Lookup::Answer(asker, question) => {
+                    askers.push(asker);
                     questions.push(question);
                 }
-                Lookup::Record(record, request_id) => {
-                    let known = by_request(&*log, &listening, &request_id).await;
-                    results.push(Found::Record(record, known));
+                Lookup::Record(id, request_id) => {
+                    records.push(record_of(&*log, &listening, id, request_id));
                 }
             }
         }
-        if !questions.is_empty() {
-            let mut answers = log.find_answers(&questions).await.unwrap_or_else(|error| {
-                debug!(%error, "answers not looked up");
-                Vec::new()
-            });
-            answers.resize(records.len(), None);
-            results.extend(
-                records
-                    .into_iter()
-                    .zip(answers)
-                    .map(|(r, a)| Found::Answer(r, a)),
-            );
-        }
+        let (mut results, answers) = join(join_all(records), answers_to(&*log, &questions)).await;
+        let answered = askers.into_iter().zip(answers);
+        results.extend(answered.map(|(asker, answer)| Found::Answer(asker, answer)));
         if found.send(results).await.is_err() {
             return;
         }
     }
+}
+
+/// An answer, or none, for each question.
+async fn answers_to(log: &dyn AuditLog, questions: &[Question]) -> Vec<Option<Answer>> {
+    if questions.is_empty() {
+        return Vec::new();
+    }
+    let mut answers = log.find_answers(questions).await.unwrap_or_else(|error| {
+        debug!(%error, "answers not looked up");
+        Vec::new()
+    });
+    answers.resize(questions.len(), None);
+    answers
+}
+
+async fn record_of(
+    log: &dyn AuditLog,
+    listening: &Listening,
+    id: RecordId,
+    request_id: RequestId,
+) -> Found {
+    let known = tokio::time::timeout(RECORD_WITHIN, by_request(log, listening, &request_id));
+    Found::Record(id, known.await.unwrap_or_default())
 }
 
 async fn by_request(
@@ -137,12 +152,18 @@ async fn by_request(
     listening: &Listening,
     request_id: &RequestId,
 ) -> Option<Known> {
-    let filter = Filter {
-        request_id: Some(request_id.to_string()),
-        records_max: 8,
-        ..Filter::default()
+    let stored = match RecordId::of_request(request_id) {
+        Some(id) => log.show(id).await.map(Vec::from_iter),
+        None => {
+            let filter = Filter {
+                request_id: Some(request_id.to_string()),
+                records_max: 8,
+                ..Filter::default()
+            };
+            log.list(&filter).await
+        }
     };
-    let stored = log.list(&filter).await.unwrap_or_else(|error| {
+    let stored = stored.unwrap_or_else(|error| {
         debug!(%error, "record not looked up");
         Vec::new()
     });

@@ -96,6 +96,7 @@ pub(crate) struct MemoryLog {
     records: Arc<Mutex<Records>>,
     inserts: Arc<AtomicUsize>,
     is_held: Arc<AtomicBool>,
+    are_reads_held: Arc<AtomicBool>,
     is_broken: Arc<AtomicBool>,
     /// In ms.
     gather: Arc<AtomicU64>,
@@ -105,6 +106,11 @@ pub(crate) struct MemoryLog {
 impl MemoryLog {
     pub(crate) fn hold(&self, held: bool) {
         self.is_held.store(held, Ordering::SeqCst);
+    }
+
+    /// Keeps back what is asked of single records.
+    pub(crate) fn hold_reads(&self, held: bool) {
+        self.are_reads_held.store(held, Ordering::SeqCst);
     }
 
     pub(crate) fn break_down(&self, broken: bool) {
@@ -150,6 +156,19 @@ impl MemoryLog {
         self.records.lock().unwrap()
     }
 
+    async fn read(
+        &self,
+        is_wanted: impl Fn(&Record) -> bool,
+    ) -> Result<Vec<StoredRecord>, AuditError> {
+        while self.are_reads_held.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        self.works()?;
+        let records = self.records();
+        let wanted = records.by_id.values().filter(|record| is_wanted(record));
+        Ok(wanted.map(stored).collect())
+    }
+
     fn works(&self) -> Result<(), AuditError> {
         if self.is_broken.load(Ordering::SeqCst) {
             return Err(AuditError::Unavailable {
@@ -158,6 +177,30 @@ impl MemoryLog {
             });
         }
         Ok(())
+    }
+}
+
+fn stored(record: &Record) -> StoredRecord {
+    let outcome = record.end.as_ref().map(|end| &end.outcome);
+    let backend = record.progress.backend.as_ref();
+    StoredRecord {
+        id: record.id.to_string(),
+        request_id: Some(record.request_id.to_string()),
+        events_container: Some(record.events_service.container.to_string()),
+        backend_container: backend.map(|backend| backend.container.to_string()),
+        backend_service: backend.map(|backend| backend.service.to_string()),
+        status: if outcome.is_some() {
+            "answered"
+        } else {
+            "open"
+        }
+        .into(),
+        response: outcome.and_then(|outcome| match outcome {
+            Outcome::Answered(text) if text == NOT_WRITTEN_YET => None,
+            Outcome::Answered(text) | Outcome::Repeated { text, .. } => Some(text.clone()),
+            Outcome::Failed(failure) => Some(failure.detail.clone()),
+        }),
+        ..StoredRecord::default()
     }
 }
 
@@ -222,41 +265,13 @@ impl AuditLog for MemoryLog {
     }
 
     async fn list(&self, filter: &Filter) -> Result<Vec<StoredRecord>, AuditError> {
-        self.works()?;
-        let records = self.records();
         let wanted = filter.request_id.as_deref();
-        let stored = records
-            .by_id
-            .values()
-            .filter(|r| wanted == Some(r.request_id.as_str()));
-        let stored = stored.map(|record| {
-            let outcome = record.end.as_ref().map(|end| &end.outcome);
-            let backend = record.progress.backend.as_ref();
-            StoredRecord {
-                id: record.id.to_string(),
-                request_id: Some(record.request_id.to_string()),
-                events_container: Some(record.events_service.container.to_string()),
-                backend_container: backend.map(|backend| backend.container.to_string()),
-                backend_service: backend.map(|backend| backend.service.to_string()),
-                status: if outcome.is_some() {
-                    "answered"
-                } else {
-                    "open"
-                }
-                .into(),
-                response: outcome.and_then(|outcome| match outcome {
-                    Outcome::Answered(text) if text == NOT_WRITTEN_YET => None,
-                    Outcome::Answered(text) | Outcome::Repeated { text, .. } => Some(text.clone()),
-                    Outcome::Failed(failure) => Some(failure.detail.clone()),
-                }),
-                ..StoredRecord::default()
-            }
-        });
-        Ok(stored.collect())
+        self.read(|record| wanted == Some(record.request_id.as_str()))
+            .await
     }
 
-    async fn show(&self, _: RecordId) -> Result<Option<StoredRecord>, AuditError> {
-        Ok(None)
+    async fn show(&self, id: RecordId) -> Result<Option<StoredRecord>, AuditError> {
+        Ok(self.read(|record| record.id == id).await?.pop())
     }
 
     async fn balance(&self, query: &BalanceQuery) -> Result<Balance, AuditError> {
