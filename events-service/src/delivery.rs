@@ -21,7 +21,7 @@ use crate::{
 
 /// Dispatches of one work at most, but for those that nobody was there to take: the shares become
 /// short towards the deadline.
-const ATTEMPTS_MAX: u32 = 4;
+pub(crate) const ATTEMPTS_MAX: u32 = 4;
 
 impl Flow {
     /// Chooses a backend for a work and dispatches it; ends the work where there is none.

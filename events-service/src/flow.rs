@@ -36,6 +36,7 @@ use crate::{
         Answer, End, Outcome, Progress, Question, Record, Write, Written,
         batch::{self, LogWriter},
     },
+    delivery::ATTEMPTS_MAX,
     flights::{Flight, Flights, Stored, Work},
     known::question_of,
     metrics::Metrics,
@@ -354,13 +355,15 @@ impl Flow {
         };
         if let Ended::Failed(failure) = &result.ended
             && failure.code == FailureCode::Overloaded
-            && work
-                .backend
-                .as_ref()
-                .is_some_and(|member| member.address == result.from)
-            && self.another_backend(result.record_id, "refused")
         {
-            return self.metrics.unused_result("refused");
+            let backend = work.backend.as_ref().map(|member| &member.address);
+            if backend != Some(&result.from) {
+                // It refuses what is at another by now.
+                return self.metrics.unused_result("late");
+            }
+            if work.attempts < ATTEMPTS_MAX && self.another_backend(result.record_id, "refused") {
+                return self.metrics.unused_result("refused");
+            }
         }
         self.metrics.results_taken.inc();
         let Some(work) = self.leave_work(result.record_id) else {

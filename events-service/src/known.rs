@@ -113,6 +113,11 @@ impl Flow {
             flight.stored = Stored::Open;
             return self.opened(id);
         }
+        if flight.record.end.is_some() {
+            // Its deadline passed meanwhile, and nobody waits. Whoever holds the record ends it, or
+            // the sweep does.
+            return self.drop_flight(id, "held_by_another");
+        }
         if living_holder.is_some_and(|holder| holder != self.me.address().container) {
             return self.drop_flight(id, "held_by_another");
         }

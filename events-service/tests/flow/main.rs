@@ -485,6 +485,41 @@ async fn who_takes_over_asks_another_backend_where_the_first_is_gone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_record_that_is_found_after_its_deadline_is_left_to_the_sweep() {
+    let mut stage = Stage::with(|log| log.hold_record(held_by_another())).await;
+    let mut asked = stage.backend("b1").await;
+    stage.log.hold(true);
+    stage.log.hold_reads(true);
+    stage.ask(REQUEST, EFFECT, "{}").await;
+    tokio::time::sleep(Duration::from_millis(4_500)).await;
+    stage.log.hold(false);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    stage.log.hold_reads(false);
+    assert!(asked.nothing_for(Duration::from_secs(1)).await);
+    // Nothing of it is left in flight: it is taken when it comes again.
+    stage.ask(REQUEST, EFFECT, "{}").await;
+    let dispatch = asked.dispatch().await;
+    asked.answer(&dispatch, Ended::Final("paid".into())).await;
+    assert_eq!(stage.reply(REQUEST).await, Ended::Final("paid".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_cannot_be_read_does_not_keep_others_from_their_answers() {
+    let prepare = |log: &memory_log::MemoryLog| {
+        log.hold_record(held_by_another());
+        log.remember(PURE, "{}", "15");
+    };
+    let mut stage = Stage::with(prepare).await;
+    let _backend = stage.backend("b1").await;
+    stage.log.hold_reads(true);
+    stage.ask(REQUEST, EFFECT, "{}").await;
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    stage.ask("r2", PURE, "{}").await;
+    assert_eq!(stage.reply("r2").await, Ended::Final("15".into()));
+    assert_eq!(stage.failure(REQUEST).await, FailureCode::AuditUnavailable);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_living_events_service_holds_is_left_to_it() {
     let mut stage = Stage::with(|log| log.hold_record(held_by_another())).await;
     let _listens = stage.listen("Event_Service:events0").await;
@@ -596,6 +631,44 @@ async fn an_overloaded_backend_is_relieved_by_another() {
     let second = other.dispatch().await;
     other.answer(&second, Ended::Final("done".into())).await;
     assert_eq!(stage.reply("r1").await, Ended::Final("done".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_of_what_is_at_another_backend_by_now_changes_nothing() {
+    let mut stage = Stage::new().await;
+    let mut one = stage.backend("b1").await;
+    let mut two = stage.backend("b2").await;
+    stage.ask("r1", EFFECT, "{}").await;
+    let (first, refusing, other) = tokio::select! {
+        dispatch = one.dispatch() => (dispatch, &mut one, &mut two),
+        dispatch = two.dispatch() => (dispatch, &mut two, &mut one),
+    };
+    let full = Ended::Failed(Failure::new(FailureCode::Overloaded, "full"));
+    refusing.answer(&first, full.clone()).await;
+    let second = other.dispatch().await;
+    refusing.answer(&first, full).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    other.answer(&second, Ended::Final("done".into())).await;
+    assert_eq!(stage.reply("r1").await, Ended::Final("done".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_every_backend_refuses_ends() {
+    let mut stage = Stage::new().await;
+    let mut one = stage.backend("b1").await;
+    let mut two = stage.backend("b2").await;
+    stage.ask("r1", PURE, "{}").await;
+    let full = Ended::Failed(Failure::new(FailureCode::Overloaded, "full"));
+    for nth in 1..=4 {
+        let (dispatch, refusing) = tokio::select! {
+            dispatch = one.dispatch() => (dispatch, &one),
+            dispatch = two.dispatch() => (dispatch, &two),
+        };
+        assert_eq!(dispatch.attempt, Some(nth));
+        refusing.answer(&dispatch, full.clone()).await;
+    }
+    assert_eq!(stage.failure("r1").await, FailureCode::Overloaded);
+    assert_eq!(one.count() + two.count(), 0);
 }
 
 #[tokio::test(start_paused = true)]
