@@ -122,7 +122,11 @@ impl Keeper {
         let grace = u64::try_from(ABANDONED_AFTER.as_millis()).unwrap_or(u64::MAX);
         let mut others = self.roster.alive();
         others.retain(|container| *container != self.me);
-        let spared = self.listening.among(others).await;
+        let mut spared = self.listening.among(others).await;
+        if !*self.is_up.borrow() {
+            // How these ended is known here, and written once the log is up again.
+            spared.push(self.me.clone());
+        }
         let overdue = Overdue {
             before_unix_ms: now.saturating_sub(grace),
             now_unix_ms: now,

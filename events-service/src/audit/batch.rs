@@ -182,7 +182,24 @@ impl GroupCommit {
                     (self.half_written.drain(..count).collect(), false)
                 }
             };
-            let batch = write(&*self.log, writes, is_waited_for).await;
+            // While the log is known to be down, whoever waits has waited for it before, or is told at
+            // once.
+            let patience = match is_waited_for && *self.is_up.borrow() {
+                true => RETRY_FOR,
+                false => Duration::ZERO,
+            };
+            let written = write(&*self.log, &writes, patience).await;
+            let mut batch = Batch {
+                writes,
+                written,
+                is_waited_for,
+            };
+            if batch.written.is_none() && is_waited_for {
+                // What queued up behind it has waited as well.
+                while let Ok(write) = self.queue.try_recv() {
+                    batch.writes.push(write);
+                }
+            }
             self.done(batch).await;
         }
     }
@@ -260,12 +277,13 @@ impl Batch {
     }
 }
 
-async fn write(log: &dyn AuditLog, writes: Vec<Write>, is_waited_for: bool) -> Batch {
+/// Writes a batch, and tries again for so long. `None` when it was given up.
+async fn write(log: &dyn AuditLog, writes: &[Write], patience: Duration) -> Option<Vec<Written>> {
     let begun = Instant::now();
-    let written = loop {
-        match log.write(&writes).await {
-            Ok(written) => break Some(written),
-            Err(AuditError::Unavailable { .. }) if begun.elapsed() < RETRY_FOR => {
+    loop {
+        match log.write(writes).await {
+            Ok(written) => return Some(written),
+            Err(AuditError::Unavailable { .. }) if begun.elapsed() < patience => {
                 tokio::time::sleep(RETRY_PAUSE).await;
             }
             Err(error) => {
@@ -275,13 +293,8 @@ async fn write(log: &dyn AuditLog, writes: Vec<Write>, is_waited_for: bool) -> B
                     writes = writes.len(),
                     "the audit log cannot be written"
                 );
-                break None;
+                return None;
             }
         }
-    };
-    Batch {
-        writes,
-        written,
-        is_waited_for,
     }
 }

@@ -329,6 +329,44 @@ async fn while_the_log_is_down_tasks_are_refused_and_afterwards_done() {
     assert_eq!(end.outcome, Outcome::Answered("15".into()));
 }
 
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_behind_a_batch_that_is_given_up_waits_no_longer() {
+    let mut stage = Stage::new().await;
+    let mut backend = stage.backend("b1").await;
+    stage.ask("r0", EFFECT, "{}").await;
+    let dispatch = backend.dispatch().await;
+    stage.log.break_down(true);
+    let asked = tokio::time::Instant::now();
+    stage.ask("r1", EFFECT, "{}").await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    stage.ask("r2", EFFECT, "{}").await;
+    for request in ["r1", "r2"] {
+        assert_eq!(stage.failure(request).await, FailureCode::AuditUnavailable);
+        assert!(asked.elapsed() < Duration::from_secs(2));
+    }
+    // By now it is known to be down: there is no second try for what comes.
+    let answered = tokio::time::Instant::now();
+    backend.answer(&dispatch, Ended::Final("paid".into())).await;
+    assert_eq!(stage.failure("r0").await, FailureCode::AuditUnavailable);
+    assert!(answered.elapsed() < Duration::from_millis(100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_answered_during_an_outage_of_the_log_is_not_recorded_as_abandoned() {
+    let mut stage = Stage::new().await;
+    let mut backend = stage.backend("b1").await;
+    stage.ask("r1", EFFECT, "{}").await;
+    let dispatch = backend.dispatch().await;
+    stage.log.break_down(true);
+    backend.answer(&dispatch, Ended::Final("paid".into())).await;
+    assert_eq!(stage.failure("r1").await, FailureCode::AuditUnavailable);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    stage.log.break_down(false);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let end = stage.log.only().end.unwrap();
+    assert_eq!(end.outcome, Outcome::Answered("paid".into()));
+}
+
 /// Longer than a third of the usual deadline.
 const TOO_LONG: Duration = Duration::from_millis(1_800);
 
@@ -429,6 +467,8 @@ fn held_by_another() -> Record {
         id: REQUEST.parse().unwrap(),
         request_id: REQUEST.parse().unwrap(),
         events_service: Address::new("events0", "events-service").unwrap(),
+        // No sweep closes it.
+        deadline_unix_ms: u64::MAX,
         progress: Progress {
             backend: Some(Address::new("b1", "backend").unwrap()),
             ..Progress::default()

@@ -15,7 +15,7 @@ use events_service::audit::{
     Answer, AuditError, AuditLog, Balance, BalanceQuery, End, Filter, Outcome, Overdue, Progress,
     Question, Record, Status, StoredRecord, Write, Written,
 };
-use shared::contract::{Address, ContainerId, RecordId};
+use shared::contract::{Address, ContainerId, Failure, FailureCode, RecordId};
 
 /// The records.
 #[derive(Debug, Default)]
@@ -72,12 +72,7 @@ impl Records {
     pub(crate) fn complete(&mut self, record: &Record) -> Written {
         match self.by_id.get_mut(&record.id) {
             Some(known) if known.end.is_none() => {
-                let end = End {
-                    outcome: Outcome::Answered(String::new()),
-                    at_unix_ms: 0,
-                    waited_us: None,
-                    ran_us: None,
-                };
+                let end = ended(Outcome::Answered(String::new()));
                 *known = record.clone();
                 known.end.get_or_insert(end);
                 Written::Done
@@ -180,6 +175,15 @@ impl MemoryLog {
     }
 }
 
+fn ended(outcome: Outcome) -> End {
+    End {
+        outcome,
+        at_unix_ms: 0,
+        waited_us: None,
+        ran_us: None,
+    }
+}
+
 fn stored(record: &Record) -> StoredRecord {
     let outcome = record.end.as_ref().map(|end| &end.outcome);
     let backend = record.progress.backend.as_ref();
@@ -256,8 +260,19 @@ impl AuditLog for MemoryLog {
         Ok(questions.iter().map(find).collect())
     }
 
-    async fn close_overdue(&self, _: &Overdue) -> Result<u64, AuditError> {
-        self.works().map(|()| 0)
+    async fn close_overdue(&self, overdue: &Overdue) -> Result<u64, AuditError> {
+        self.works()?;
+        let mut closed = 0;
+        for record in self.records().by_id.values_mut() {
+            let is_overdue = record.deadline_unix_ms < overdue.before_unix_ms;
+            let is_spared = overdue.spared.contains(&record.events_service.container);
+            if record.end.is_none() && is_overdue && !is_spared {
+                let failure = Failure::new(FailureCode::Abandoned, "closed");
+                record.end = Some(ended(Outcome::Failed(failure)));
+                closed += 1;
+            }
+        }
+        Ok(closed)
     }
 
     async fn has_answers(&self) -> Result<bool, AuditError> {
