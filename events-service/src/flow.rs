@@ -49,8 +49,12 @@ use crate::{
 /// write everything twice.
 const OPEN_AFTER: Duration = Duration::from_millis(100);
 
-/// Largest result: a document of MongoDB holds 16 MiB at most.
-pub(crate) const RESULT_BYTES_MAX: usize = 8 << 20;
+/// Largest body and result: a document of MongoDB holds 16 MiB at most.
+pub(crate) const TEXT_BYTES_MAX: usize = 8 << 20;
+/// Largest task beside its body: names and ids, which stand in its record.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+/// As much as is recorded of the sentence of a failed task.
+const DETAIL_BYTES_MAX: usize = 64 << 10;
 /// A reply is of use for so long after the deadline: older frontends wait for longer than that, or
 /// for ever.
 const REPLY_GRACE: Duration = Duration::from_secs(1);
@@ -131,6 +135,9 @@ impl Flow {
         if !*self.log_is_up.borrow() {
             let detail = "the audit log cannot be written at present, so nothing is started";
             return self.refuse(&task, Failure::new(FailureCode::AuditUnavailable, detail));
+        }
+        if let Some(failure) = too_large(&task) {
+            return self.refuse(&task, failure);
         }
         let maps = self.maps.borrow().clone();
         let map = maps.get(&task.task);
@@ -373,16 +380,20 @@ impl Flow {
             return;
         };
         let outcome = match result.ended {
-            Ended::Final(text) | Ended::Raw(text) if text.len() > RESULT_BYTES_MAX => {
+            Ended::Final(text) | Ended::Raw(text) if text.len() > TEXT_BYTES_MAX => {
                 let size = text.len();
                 let detail = format!(
-                    "the result has {size} bytes, more than the {RESULT_BYTES_MAX} that can be recorded"
+                    "the result has {size} bytes, more than the {TEXT_BYTES_MAX} that can be recorded"
                 );
                 Err(Failure::new(FailureCode::TaskFailed, detail))
             }
             Ended::Final(text) => Ok(text),
             Ended::Raw(text) => normalize_result(&first.record.task, text),
-            Ended::Failed(failure) => Err(failure),
+            Ended::Failed(mut failure) => {
+                let end = failure.detail.floor_char_boundary(DETAIL_BYTES_MAX);
+                failure.detail.truncate(end);
+                Err(failure)
+            }
         };
         for (nth, id) in work.waiting.iter().enumerate() {
             if let Some(flight) = self.in_flight.flights.get_mut(id) {
@@ -606,6 +617,23 @@ impl Flow {
             self.metrics.dropped("outbox_full");
         }
     }
+}
+
+/// Why a task cannot be recorded. Our own frontends send none that is so large.
+fn too_large(task: &Task) -> Option<Failure> {
+    let caller = task.caller_request_id.as_deref().unwrap_or_default();
+    let head = [&task.task, &task.subtask, task.request_id.as_str(), caller];
+    let (head, body) = (head.map(str::len).iter().sum::<usize>(), task.body.len());
+    let detail = if body > TEXT_BYTES_MAX {
+        format!("the body has {body} bytes, more than the {TEXT_BYTES_MAX} that can be recorded")
+    } else if head > HEAD_BYTES_MAX {
+        format!(
+            "names and ids have {head} bytes, more than the {HEAD_BYTES_MAX} that can be recorded"
+        )
+    } else {
+        return None;
+    };
+    Some(Failure::new(FailureCode::BadOperands, detail))
 }
 
 /// Whether the record names the backend that the work is at.

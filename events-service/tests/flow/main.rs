@@ -726,6 +726,22 @@ async fn what_is_in_flight_is_finished_before_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_no_record_can_hold_is_refused_or_cut() {
+    let mut stage = Stage::new().await;
+    let mut backend = stage.backend("b1").await;
+    stage.ask("r1", PURE, &"x".repeat(9 << 20)).await;
+    assert_eq!(stage.failure("r1").await, FailureCode::BadOperands);
+    stage.ask("r2", &"T".repeat(1 << 20), "{}").await;
+    assert_eq!(stage.failure("r2").await, FailureCode::BadOperands);
+    stage.ask("r3", PURE, "{}").await;
+    let dispatch = backend.dispatch().await;
+    let failure = Failure::new(FailureCode::TaskFailed, "é".repeat(9 << 20));
+    backend.answer(&dispatch, Ended::Failed(failure)).await;
+    assert!(ended_text(&stage.reply("r3").await).len() < 1 << 20);
+    assert_eq!(stage.log.all().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn messages_that_are_none_are_dropped() {
     let mut stage = Stage::new().await;
     let mut backend = stage.backend("b1").await;

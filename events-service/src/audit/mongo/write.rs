@@ -36,7 +36,7 @@ use crate::audit::{
 /// ours is at most a little larger than the largest body or result (8 MiB), so that this one can be
 /// passed by one.
 const COMMAND_BYTES_MAX: usize = 7 << 20;
-const _: () = assert!(COMMAND_BYTES_MAX + crate::flow::RESULT_BYTES_MAX < 16 << 20);
+const _: () = assert!(COMMAND_BYTES_MAX + crate::flow::TEXT_BYTES_MAX < 16 << 20);
 /// Documents in one command, of which servers take 100,000.
 const COMMAND_DOCUMENTS_MAX: usize = 10_000;
 /// The server's code for a duplicate key.
