@@ -373,9 +373,17 @@ impl Flow {
             }
         }
         self.metrics.results_taken.inc();
-        let Some(work) = self.leave_work(result.record_id) else {
+        let Some(mut work) = self.leave_work(result.record_id) else {
             return;
         };
+        if let Ended::Failed(failure) = &result.ended
+            && failure.code == FailureCode::DeadlineExceeded
+            && work.waiting.len() > 1
+        {
+            // It was not run: the deadline was that of the first. Who joined later has time left.
+            let later = work.waiting.split_off(1);
+            self.work(later, work.question.clone(), work.service.clone());
+        }
         let Some(first) = self.in_flight.flights.get(&result.record_id) else {
             return;
         };

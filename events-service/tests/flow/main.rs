@@ -267,6 +267,24 @@ async fn those_who_joined_a_task_go_on_when_the_first_gives_up() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn those_who_joined_a_task_go_on_when_its_backend_had_no_time_for_it() {
+    let mut stage = Stage::new().await;
+    let mut backend = stage.backend("b1").await;
+    stage.ask("r1", PURE, "{}").await;
+    let first = backend.dispatch().await;
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    stage.ask("r2", PURE, "{}").await;
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let late = Failure::new(FailureCode::DeadlineExceeded, "it waited too long");
+    backend.answer(&first, Ended::Failed(late)).await;
+    assert_eq!(stage.failure("r1").await, FailureCode::DeadlineExceeded);
+    let second = backend.dispatch().await;
+    assert_ne!(second.record_id, first.record_id);
+    backend.answer(&second, Ended::Final("15".into())).await;
+    assert_eq!(stage.reply("r2").await, Ended::Final("15".into()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pure_task_is_answered_from_the_log() {
     let mut stage = Stage::new().await;
     let mut backend = stage.backend("b1").await;
