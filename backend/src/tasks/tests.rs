@@ -52,6 +52,12 @@ fn the_examples_of_the_contract() {
         (
             "NUMBER",
             "DIVIDE",
+            r#"{"d1": 0.9007199254740993, "d2": 1}"#,
+            Ok("0.9007199254740993"),
+        ),
+        (
+            "NUMBER",
+            "DIVIDE",
             r#"{"d1": 4, "d2": 0}"#,
             Err(FailureCode::DivisionByZero),
         ),
@@ -100,6 +106,14 @@ proptest! {
     fn any_two_strings_are_put_together(a in ".*", b in ".*") {
         let body = serde_json::json!({"a1": a, "a2": b}).to_string();
         prop_assert_eq!(run("STRING", "ADD", &body), Ok(a + &b));
+    }
+
+    /// As every language parses it that rounds once.
+    #[test]
+    fn a_number_is_the_nearest_double(number in "-?[1-9][0-9]{0,20}(\\.[0-9]{1,20})?(e-?[0-9]{1,2})?") {
+        let wanted = shared::contract::ecmascript(number.parse().unwrap());
+        let body = format!(r#"{{"a1": {number}, "a2": 0}}"#);
+        prop_assert_eq!(run("NUMBER", "ADD", &body).ok(), wanted);
     }
 
     #[test]
