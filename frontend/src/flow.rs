@@ -265,6 +265,8 @@ impl Flow {
                     self.offer_elsewhere(&task);
                 }
             }
+            // No other would hear it either.
+            Undelivered::NobodyAtAll => self.fail(&offer.request_id, no_events_service()),
             // The deadline is that of the request, which ends by itself; but it can be told why.
             Undelivered::Expired => {
                 let detail = "the bus (Redis) did not take the task before the deadline";
@@ -341,7 +343,8 @@ impl Flow {
     }
 
     /// The bus is back: tasks and replies under way may have been lost. An events service that has
-    /// a request in flight takes it only once, and one that has answered it answers again.
+    /// a request in flight takes it only once, and one that has answered it answers again. An older
+    /// one also answers again what stands in its log; what it is still at, it does twice.
     fn offer_again(&self) {
         for task in self.pending.tasks(|_| true) {
             self.metrics.unused("offered_again");

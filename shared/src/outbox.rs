@@ -26,7 +26,7 @@ use tokio::{
 };
 
 use crate::{
-    bus::{Bus, Link, Publication},
+    bus::{Bus, BusError, Link, Publication},
     contract::{Address, ContainerId, direct_channel},
     discovery::Roster,
 };
@@ -66,6 +66,8 @@ pub struct Letter<T> {
 pub enum Undelivered {
     /// Nobody listens at that address.
     NobodyThere,
+    /// Nobody listens to the broadcast channel: no container is there that could have taken it.
+    NobodyAtAll,
     /// It expired, because the bus was down or too slow.
     Expired,
 }
@@ -235,67 +237,64 @@ impl<T, F: FnMut(T, Undelivered)> Postman<T, F> {
         let answers = self.bus.publish(publications).await;
         let is_grace = self.is_grace();
         for ((letter, is_direct), answer) in letters.into_iter().zip(answers) {
-            match answer {
-                Ok(0) if is_direct && self.has_no_direct(&letter) => to_all.push(letter),
-                Ok(0) if is_grace && self.roster.is_alive(&letter.to.container) => {
-                    outcomes.again.inc();
-                    refused = true;
-                    self.again.push_back(letter);
-                }
-                Ok(0) => {
-                    outcomes.nobody.inc();
-                    if is_direct {
-                        self.roster.suspect(&letter.to.container);
-                    }
-                    (self.on_undelivered)(letter.tag, Undelivered::NobodyThere);
-                }
-                Ok(_) if is_direct => {
-                    outcomes.direct.inc();
-                    if let Some(direct) = self.direct.get_mut(&letter.to.container) {
-                        direct.kind = DirectKind::Has;
-                    }
-                }
-                Ok(_) => {
-                    outcomes.broadcast.inc();
-                }
-                Err(_) => {
-                    outcomes.again.inc();
-                    refused = true;
-                    self.again.push_back(letter);
-                }
+            if matches!(answer, Ok(0)) && is_direct && self.has_no_direct(&letter) {
+                to_all.push(letter);
+            } else {
+                refused |= self.settle(letter, is_direct, answer, is_grace, outcomes);
             }
         }
-        refused | self.broadcast(to_all, outcomes).await
-    }
-
-    async fn broadcast(&mut self, letters: Vec<Letter<T>>, outcomes: &Outcomes) -> bool {
-        if letters.is_empty() {
-            return false;
+        if to_all.is_empty() {
+            return refused;
         }
         let publication =
             |letter: &Letter<T>| Publication::new(self.broadcast.clone(), letter.payload.clone());
-        let answers = self
-            .bus
-            .publish(letters.iter().map(publication).collect())
-            .await;
-        let mut refused = false;
-        for (letter, answer) in letters.into_iter().zip(answers) {
-            match answer {
-                Ok(0) => {
-                    outcomes.nobody.inc();
-                    (self.on_undelivered)(letter.tag, Undelivered::NobodyThere);
-                }
-                Ok(_) => {
-                    outcomes.broadcast.inc();
-                }
-                Err(_) => {
-                    outcomes.again.inc();
-                    refused = true;
-                    self.again.push_back(letter);
-                }
-            }
+        let publications = to_all.iter().map(publication).collect();
+        let answers = self.bus.publish(publications).await;
+        for (letter, answer) in to_all.into_iter().zip(answers) {
+            refused |= self.settle(letter, false, answer, is_grace, outcomes);
         }
         refused
+    }
+
+    /// What became of a letter. Whether it is to be sent again.
+    fn settle(
+        &mut self,
+        letter: Letter<T>,
+        is_direct: bool,
+        answer: Result<u64, BusError>,
+        is_grace: bool,
+        outcomes: &Outcomes,
+    ) -> bool {
+        let container = &letter.to.container;
+        match answer {
+            Ok(0) if !is_grace || !self.roster.is_alive(container) => {
+                outcomes.nobody.inc();
+                let why = if is_direct {
+                    self.roster.suspect(container);
+                    Undelivered::NobodyThere
+                } else {
+                    Undelivered::NobodyAtAll
+                };
+                (self.on_undelivered)(letter.tag, why);
+                false
+            }
+            Ok(0) | Err(_) => {
+                outcomes.again.inc();
+                self.again.push_back(letter);
+                true
+            }
+            Ok(_) if is_direct => {
+                outcomes.direct.inc();
+                if let Some(direct) = self.direct.get_mut(container) {
+                    direct.kind = DirectKind::Has;
+                }
+                false
+            }
+            Ok(_) => {
+                outcomes.broadcast.inc();
+                false
+            }
+        }
     }
 
     /// Whether the others may still be subscribing again. So it is also while our own link is down: a

@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::{
-    bus::{BusCounters, BusError, Message, memory::MemoryBus},
+    bus::{BusCounters, Message, memory::MemoryBus},
     discovery::{Listed, Present},
 };
 
@@ -147,6 +147,16 @@ async fn a_container_that_nobody_knows_is_not_there() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn where_nobody_hears_the_broadcast_nobody_is_there_at_all() {
+    let set = set();
+    set.list("old");
+    set.send("old", 1);
+    set.send("old", 2);
+    let lost = [1, 2].map(|tag| (tag, Undelivered::NobodyAtAll));
+    assert_eq!(set.end().await, lost);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_for_one_container_only_is_broadcast_to_it_even_if_nobody_knows_it() {
     let set = set();
     let mut all = set.hear("all").await;
@@ -255,6 +265,21 @@ async fn nobody_there_while_the_link_comes_back_is_tried_again() {
         assert_eq!(set.end().await, [], "link is up: {is_up}");
         assert_eq!(roster.members().borrow().len(), 1, "it is still chosen");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_older_container_also_has_time_to_subscribe_again() {
+    let link = |generation| Link {
+        is_up: true,
+        generation,
+    };
+    let bus = Scripted::new(link(1), &[0, 0, 0]);
+    let set = set_on(bus.clone());
+    set.list("old");
+    bus.link.send_replace(link(2));
+    set.send("old", 1);
+    assert_eq!(set.end().await, []);
+    assert_eq!(bus.sent.lock().unwrap().len(), 4);
 }
 
 #[tokio::test(start_paused = true)]
