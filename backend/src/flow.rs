@@ -19,7 +19,7 @@ use shared::{
         Addressee, ConsumingMessage, Dispatch, Ended, Failure, FailureCode, Rejected, TaskResult,
         Timing, excerpt,
     },
-    discovery::presence::Condition,
+    discovery::{Roster, presence::Condition},
     outbox::{Letter, Outbox},
 };
 use tokio::{sync::Semaphore, sync::mpsc, task::JoinSet, time::Instant};
@@ -43,6 +43,7 @@ pub(crate) struct Flow {
     pub(crate) me: Addressee,
     pub(crate) worker: Worker,
     pub(crate) clock: Clock,
+    pub(crate) roster: Arc<Roster>,
     pub(crate) condition: Arc<Condition>,
     pub(crate) outbox: Outbox<()>,
     pub(crate) memory: Memory,
@@ -157,9 +158,13 @@ impl Flow {
             }
             None => {}
         }
-        let expires =
-            self.clock
-                .deadline(dispatch.deadline_unix_ms, USUAL_DEADLINE, LONGEST_DEADLINE);
+        let ahead = self.roster.clock_ahead_ms(&dispatch.from.container);
+        let expires = self.clock.deadline(
+            dispatch.deadline_unix_ms,
+            ahead,
+            USUAL_DEADLINE,
+            LONGEST_DEADLINE,
+        );
         if expires <= arrived {
             return self.metrics.count("expired");
         }

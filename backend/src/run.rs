@@ -74,6 +74,7 @@ pub async fn run(
         me: Addressee::new(me),
         worker,
         clock: node.clock,
+        roster: node.roster.clone(),
         condition: node.condition,
         outbox,
         memory: Memory::default(),

@@ -141,10 +141,11 @@ impl Flow {
         }
         let maps = self.maps.borrow().clone();
         let map = maps.get(&task.task);
-        let usual = self.settings.usual_deadline;
-        let mut due =
-            self.clock
-                .deadline(task.deadline_unix_ms, usual, self.settings.longest_deadline);
+        let (usual, longest) = (self.settings.usual_deadline, self.settings.longest_deadline);
+        let ahead = self.roster.clock_ahead_ms(&task.from.container);
+        let mut due = self
+            .clock
+            .deadline(task.deadline_unix_ms, ahead, usual, longest);
         if let Some(timeout) = map.and_then(|map| map.timeout) {
             due = due.min(Instant::now() + timeout);
         }

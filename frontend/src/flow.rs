@@ -353,10 +353,10 @@ impl Flow {
     }
 
     fn offer_pending(&self, task: &Arc<Task>) {
-        let usual = Duration::from_secs(5);
+        let (usual, longest) = (Duration::from_secs(5), Duration::from_secs(3_600));
         let due = self
             .clock
-            .deadline(task.deadline_unix_ms, usual, Duration::from_secs(3_600));
+            .deadline(task.deadline_unix_ms, 0, usual, longest);
         if let Err(failure) = self.offer(task, due) {
             self.fail(&task.request_id, failure);
         }

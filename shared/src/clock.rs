@@ -35,13 +35,27 @@ impl Clock {
         u64::try_from((self.start_unix + since_start).as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// When a deadline that came over the wire is due here, at most `longest` from now.
+    /// How far a clock is ahead of ours that shows `unix_ms` now.
+    pub fn ahead_ms(&self, unix_ms: u64) -> i64 {
+        let ahead = i128::from(unix_ms) - i128::from(self.now_unix_ms());
+        i64::try_from(ahead).unwrap_or(if ahead < 0 { i64::MIN } else { i64::MAX })
+    }
+
+    /// When a deadline that came over the wire is due here, at most `longest` from now. Its sender's
+    /// clock is ahead of ours by so many ms, as far as is known.
     ///
     /// Messages are never stored, so one whose deadline passed longer ago than `longest` was sent by
     /// a machine whose clock is wrong: it gets `usual` from now instead.
-    pub fn deadline(&self, unix_ms: Option<u64>, usual: Duration, longest: Duration) -> Instant {
+    pub fn deadline(
+        &self,
+        unix_ms: Option<u64>,
+        ahead_ms: i64,
+        usual: Duration,
+        longest: Duration,
+    ) -> Instant {
         let now = Instant::now();
         let now_ms = self.unix_ms(now);
+        let unix_ms = unix_ms.map(|due| due.saturating_add_signed(ahead_ms.saturating_neg()));
         let longest_ms = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX);
         match unix_ms {
             Some(due) if due >= now_ms => {
@@ -71,9 +85,26 @@ mod tests {
             (Some(0), 5_000),
             (None, 5_000),
         ] {
-            let left = clock.deadline(due, usual, longest) - Instant::now();
+            let left = clock.deadline(due, 0, usual, longest) - Instant::now();
             assert_eq!(left.as_millis(), wanted_ms, "{due:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_of_a_clock_that_is_known_to_be_off_is_meant_as_it_was() {
+        let clock = Clock::start();
+        let (usual, longest) = (Duration::from_secs(5), Duration::from_secs(60));
+        for off in [-20_000, 20_000] {
+            let now_there = clock.now_unix_ms().saturating_add_signed(off);
+            let ahead = clock.ahead_ms(now_there);
+            assert_eq!(ahead, off);
+            for (due, wanted_ms) in [(now_there + 700, 700), (now_there - 700, 0)] {
+                let left = clock.deadline(Some(due), ahead, usual, longest) - Instant::now();
+                assert_eq!(left.as_millis(), wanted_ms, "{off} {due}");
+            }
+        }
+        clock.deadline(Some(0), i64::MAX, usual, longest);
+        clock.deadline(Some(u64::MAX), i64::MIN, usual, longest);
     }
 
     #[tokio::test(start_paused = true)]

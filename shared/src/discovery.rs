@@ -10,6 +10,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -23,6 +24,11 @@ pub mod presence;
 
 /// Keyword by which a frontend finds an events service (contract, "Discovery").
 pub const EVENTS_KEYWORD: &str = "event";
+
+/// Clocks of machines that are kept right differ by less, and announcements take as long.
+const CLOCK_OFF_MIN_MS: u64 = 1_000;
+/// Announcements are compared within this time: several are made.
+const CLOCK_HEARD_WITHIN: Duration = Duration::from_secs(10);
 
 /// Reports who is there into a roster, until it is told to stop.
 #[async_trait]
@@ -86,12 +92,17 @@ pub struct Present {
     pub in_flight: u64,
     /// It knows several events in one message.
     pub takes_lines: bool,
+    /// How far its clock is ahead of ours, where it says what time it is. The way took time, so it
+    /// may be further ahead.
+    pub clock_ahead_ms: Option<i64>,
 }
 
 #[derive(Debug, Default)]
 struct Entry {
     listed: Option<Listed>,
     present: Option<(Present, Instant)>,
+    /// How far its clock is ahead of ours, and when that was heard.
+    clock: Option<(i64, Instant)>,
     /// Nobody heard a message on its direct channel; cleared when it is heard of again.
     is_suspect: bool,
     /// It has said goodbye or was silent for too long.
@@ -99,6 +110,19 @@ struct Entry {
 }
 
 impl Entry {
+    /// Of several announcements, the one that was under way for the shortest time is nearest to the
+    /// truth; one that is too old may be about a clock that was set since.
+    fn hear_clock(&mut self, ahead_ms: Option<i64>) {
+        let now = Instant::now();
+        if let Some(ahead) = ahead_ms
+            && self.clock.is_none_or(|(known, heard)| {
+                ahead >= known || now.saturating_duration_since(heard) > CLOCK_HEARD_WITHIN
+            })
+        {
+            self.clock = Some((ahead, now));
+        }
+    }
+
     fn member(&self) -> Option<Member> {
         if self.is_suspect || self.is_gone {
             return None;
@@ -162,6 +186,17 @@ impl Roster {
             .get(container)
             .and_then(|entry| entry.present.as_ref())
             .is_some_and(|(present, _)| present.takes_lines)
+    }
+
+    /// How far the container's clock is ahead of ours. One that is less than a second off, or of
+    /// which nothing is known, is not.
+    pub fn clock_ahead_ms(&self, container: &ContainerId) -> i64 {
+        self.entries()
+            .get(container)
+            .and_then(|entry| entry.clock)
+            .map(|(ahead, _)| ahead)
+            .filter(|ahead| ahead.unsigned_abs() >= CLOCK_OFF_MIN_MS)
+            .unwrap_or_default()
     }
 
     /// Whether the engine lists the container.
@@ -235,6 +270,7 @@ impl Roster {
                 .entry(present.address.container.clone())
                 .or_default();
             is_new = entry.present.is_none() || entry.is_gone;
+            entry.hear_clock(present.clock_ahead_ms);
             entry.is_suspect = false;
             entry.is_gone = false;
             entry.present = Some((present, Instant::now()));

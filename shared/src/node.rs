@@ -63,10 +63,10 @@ pub enum JoinError {
 impl Node {
     /// A node with given parts, found by presence.
     pub fn new(bus: Arc<dyn Bus>, identity: Identity, channels: Channels, hears: Hears) -> Self {
-        let condition = Arc::new(Condition::default());
+        let (condition, clock) = (Arc::new(Condition::default()), Clock::start());
         let presence = PresenceDiscovery::new(
             bus.clone(),
-            announcer(&identity, &channels, hears),
+            announcer(&identity, clock, &channels, hears),
             condition.clone(),
         );
         let mut registry = Registry::with_prefix("roundtrip");
@@ -78,7 +78,7 @@ impl Node {
             roster: Arc::new(Roster::default()),
             condition,
             readiness: Readiness::default(),
-            clock: Clock::start(),
+            clock,
             registry,
             discoveries: vec![Box::new(presence)],
         }
@@ -179,7 +179,7 @@ impl Running {
     }
 }
 
-fn announcer(identity: &Identity, channels: &Channels, hears: Hears) -> Announcer {
+fn announcer(identity: &Identity, clock: Clock, channels: &Channels, hears: Hears) -> Announcer {
     let (announce_beside, listen_beside) = match hears {
         Hears::Event => (
             channels.event.clone(),
@@ -191,6 +191,7 @@ fn announcer(identity: &Identity, channels: &Channels, hears: Hears) -> Announce
         address: identity.address.clone(),
         image: identity.image.clone(),
         stack: identity.stack.clone(),
+        clock,
         announce_beside,
         listen_beside,
     }

@@ -10,7 +10,10 @@ use std::time::Duration;
 
 use events_service::audit::{End, Outcome, Progress, Record, Written};
 use memory_log::NOT_WRITTEN_YET;
-use shared::contract::{Address, Ended, Failure, FailureCode};
+use shared::{
+    clock::Clock,
+    contract::{Address, Ended, Failure, FailureCode},
+};
 use stage::{Stage, ended_text};
 
 const PURE: &str = "NUMBER";
@@ -217,6 +220,24 @@ async fn a_task_without_a_result_ends_at_its_deadline() {
         assert!((4_900..5_300).contains(&took.as_millis()), "{took:?}");
     }
     assert!(stage.log.all().iter().all(|record| record.end.is_some()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_is_meant_by_the_clock_of_the_frontend() {
+    let clock = Clock::start();
+    let mut stage = Stage::new().await;
+    let mut backend = stage.backend("b1").await;
+    for (request, off_ms) in [("r1", -20_000), ("r2", 20_000)] {
+        let now_there = clock.now_unix_ms().saturating_add_signed(off_ms);
+        stage.announce_time(now_there).await;
+        let asked = tokio::time::Instant::now();
+        let due = Some(now_there + 2_000);
+        stage.ask_until(due, request, EFFECT, "{}").await;
+        backend.dispatch().await;
+        assert_eq!(stage.failure(request).await, FailureCode::DeadlineExceeded);
+        let took = asked.elapsed().as_millis();
+        assert!((1_900..2_200).contains(&took), "{took} ms");
+    }
 }
 
 #[tokio::test(start_paused = true)]

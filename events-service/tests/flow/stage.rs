@@ -5,6 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use events_service::{run, settings::FlowSettings, task_maps::TaskMapsFile};
 use shared::{
     bus::{Bus, Message, Publication, memory::MemoryBus},
+    clock::Clock,
     contract::{
         Address, Addressee, ConsumingMessage, Dispatch, Ended, FailureCode, Task, TaskResult,
     },
@@ -105,12 +106,36 @@ impl Stage {
     }
 
     pub(crate) async fn publish_raw(&self, payload: &[u8]) {
+        self.publish_on("Event_Service", payload).await;
+    }
+
+    async fn publish_on(&self, channel: &str, payload: &[u8]) {
         self.bus
-            .publish(vec![Publication::new("Event_Service", payload.to_vec())])
+            .publish(vec![Publication::new(channel, payload.to_vec())])
+            .await;
+    }
+
+    /// The frontend says what time it is.
+    pub(crate) async fn announce_time(&self, unix_ms: u64) {
+        let announcement = format!(
+            r#"{{"presence":1,"containerId":"frontend1","service":"frontend","now":{unix_ms}}}"#
+        );
+        self.publish_on("Consuming_Service:presence", announcement.as_bytes())
             .await;
     }
 
     pub(crate) async fn ask(&self, request: &str, task: &str, body: &str) {
+        self.ask_until(None, request, task, body).await;
+    }
+
+    /// With a deadline, in ms since 1970 by the frontend's clock.
+    pub(crate) async fn ask_until(
+        &self,
+        deadline_unix_ms: Option<u64>,
+        request: &str,
+        task: &str,
+        body: &str,
+    ) {
         let task = Task {
             request_id: request.parse().unwrap(),
             from: self.me.address().clone(),
@@ -118,7 +143,7 @@ impl Stage {
             task: task.into(),
             subtask: "ADD".into(),
             body: body.into(),
-            deadline_unix_ms: None,
+            deadline_unix_ms,
             caller_request_id: None,
             traceparent: None,
         };
@@ -186,6 +211,7 @@ impl Stage {
             address: address.clone(),
             image: Some("image".into()),
             stack: None,
+            clock: Clock::start(),
             announce_beside: "Consuming_Service".into(),
             listen_beside: vec!["Event_Service".into()],
         };

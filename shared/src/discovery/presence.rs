@@ -29,6 +29,7 @@ use tracing::{debug, info};
 use super::{Discovery, Present, Roster};
 use crate::{
     bus::{Bus, Message, Publication},
+    clock::Clock,
     contract::Address,
 };
 
@@ -96,6 +97,9 @@ struct Announcement {
     /// Whether it knows several events in one message.
     #[serde(default)]
     lines: bool,
+    /// What time it is by its clock, in ms since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    now: Option<u64>,
 }
 
 /// What a service announces itself as.
@@ -118,6 +122,8 @@ pub struct Announcer {
     pub image: Option<String>,
     /// Our stack, where we know it.
     pub stack: Option<String>,
+    /// What time it is by us.
+    pub clock: Clock,
     /// The channel of the contract that we hear.
     pub announce_beside: String,
     /// The channels of the contract beside which we listen for others.
@@ -152,6 +158,7 @@ impl PresenceDiscovery {
             gone: state == State::Gone,
             in_flight: self.condition.in_flight.load(Ordering::Relaxed),
             lines: true,
+            now: Some(self.announcer.clock.now_unix_ms()),
         };
         let payload = match serde_json::to_vec(&announcement) {
             Ok(payload) => Bytes::from(payload),
@@ -200,6 +207,7 @@ impl PresenceDiscovery {
             is_draining: heard.draining,
             in_flight: heard.in_flight,
             takes_lines: heard.lines,
+            clock_ahead_ms: heard.now.map(|now| self.announcer.clock.ahead_ms(now)),
         });
         if is_new {
             info!(container_id = %address.container, service = %address.service, "present");

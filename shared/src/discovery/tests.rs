@@ -23,6 +23,7 @@ fn present(id: &str) -> Present {
         is_draining: false,
         in_flight: 0,
         takes_lines: true,
+        clock_ahead_ms: None,
     }
 }
 
@@ -122,4 +123,30 @@ async fn only_a_change_is_told() {
         ..present("a")
     });
     assert!(!members.has_changed().unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_off_is_known_by_the_announcement_that_came_soonest() {
+    let roster = Roster::default();
+    let (it, hear) = ("a".parse().unwrap(), |ahead| {
+        roster.present(Present {
+            clock_ahead_ms: ahead,
+            ..present("a")
+        })
+    });
+    assert_eq!(roster.clock_ahead_ms(&it), 0);
+    for (ahead, known) in [
+        (Some(-400), 0),
+        (Some(-20_300), 0),
+        (Some(30_000), 30_000),
+        (Some(21_000), 30_000),
+        (None, 30_000),
+    ] {
+        hear(ahead);
+        assert_eq!(roster.clock_ahead_ms(&it), known, "{ahead:?}");
+    }
+    // It was set, or its machine slept.
+    tokio::time::advance(Duration::from_secs(11)).await;
+    hear(Some(-20_300));
+    assert_eq!(roster.clock_ahead_ms(&it), -20_300);
 }

@@ -90,6 +90,7 @@ impl Set {
             is_draining: false,
             in_flight: 0,
             takes_lines,
+            clock_ahead_ms: None,
         });
     }
 

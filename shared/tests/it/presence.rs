@@ -2,6 +2,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use shared::{
     bus::{Bus, Publication, memory::MemoryBus},
+    clock::Clock,
     contract::Address,
     discovery::{
         Discovery, Roster,
@@ -18,6 +19,7 @@ fn announcer(id: &str, service: &str) -> Announcer {
         address: Address::new(id, service).unwrap(),
         image: Some("image".into()),
         stack: None,
+        clock: Clock::start(),
         announce_beside: "e".into(),
         listen_beside: vec!["e".into()],
     }
