@@ -31,8 +31,7 @@ impl Flow {
         };
         work.backend = self.placement.choose(&work.service, &work.tried);
         if work.backend.is_some() {
-            let silent_after = self.silent_after(id);
-            return self.dispatch(id, silent_after);
+            return self.dispatch(id);
         }
         let detail = match work.tried.len() {
             0 => format!(
@@ -96,15 +95,13 @@ impl Flow {
             // Running it elsewhere would run it twice; the same backend knows what it has done.
             if self.budget.spend() {
                 self.metrics.dispatched_again("silent_same");
-                let silent_after = self.silent_after(id);
-                self.dispatch(id, silent_after);
+                self.dispatch(id);
             }
             return;
         }
         if !self.another_backend(id, "silent") && self.budget.spend() {
             self.metrics.dispatched_again("silent_same");
-            let silent_after = self.silent_after(id);
-            self.dispatch(id, silent_after);
+            self.dispatch(id);
         }
     }
 
@@ -131,8 +128,7 @@ impl Flow {
             self.placement.done(&backend.address.container);
         }
         self.metrics.dispatched_again(why);
-        let silent_after = self.silent_after(id);
-        self.dispatch(id, silent_after);
+        self.dispatch(id);
         true
     }
 
@@ -159,8 +155,7 @@ impl Flow {
         let works: Vec<RecordId> = self.in_flight.works.keys().copied().collect();
         for id in works {
             self.metrics.dispatched_again("bus_is_back");
-            let silent_after = self.silent_after(id);
-            self.dispatch(id, silent_after);
+            self.dispatch(id);
         }
     }
 

@@ -21,7 +21,7 @@ use shared::{
     object_ids::ObjectIds,
     outbox::{Letter, Outbox},
     placement::Placement,
-    repeats::RetryBudget,
+    repeats::{RetryBudget, silent_after},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -271,10 +271,10 @@ impl Flow {
         self.place(id);
     }
 
-    /// Publishes a dispatch to the backend that was chosen, and waits for so long. A task that is
+    /// Publishes a dispatch to the backend that was chosen, and waits for its result. A task that is
     /// not pure is dispatched only when its open record is durable and names that backend: whoever
     /// takes the record over has to ask there.
-    pub(crate) fn dispatch(&mut self, id: RecordId, silent_after: Duration) {
+    pub(crate) fn dispatch(&mut self, id: RecordId) {
         let Some(work) = self.in_flight.works.get(&id) else {
             return;
         };
@@ -322,7 +322,8 @@ impl Flow {
         if let Some(timer) = work.timer.take() {
             self.timers.try_remove(&timer);
         }
-        work.timer = Some(self.timers.insert_at(Timer::Work(id), now + silent_after));
+        let silent_at = now + silent_after(due.saturating_duration_since(now));
+        work.timer = Some(self.timers.insert_at(Timer::Work(id), silent_at));
         if self.outbox.send(letter).is_err() {
             // It counts as silent: sent again in time, or failed at the deadline.
             self.metrics.dropped("outbox_full");
@@ -533,8 +534,7 @@ impl Flow {
             return self.write(write);
         }
         if !flight.record.pure {
-            let silent_after = self.silent_after(id);
-            self.dispatch(id, silent_after);
+            self.dispatch(id);
         }
     }
 
