@@ -15,7 +15,7 @@ use crate::{
         presence::{Announcer, Condition, PresenceDiscovery},
     },
     identity::{self, Identity},
-    ops::Readiness,
+    ops::{Check, Readiness},
     settings::{BusSettings, Channels, DiscoverySettings},
 };
 
@@ -46,7 +46,9 @@ pub struct Node {
     pub clock: Clock,
     /// What we count.
     pub registry: Registry,
-    discoveries: Vec<Box<dyn Discovery>>,
+    hears: Hears,
+    engine: Option<DockerDiscovery>,
+    bus_check: Check,
 }
 
 /// Why a process cannot take part.
@@ -63,12 +65,16 @@ pub enum JoinError {
 impl Node {
     /// A node with given parts, found by presence.
     pub fn new(bus: Arc<dyn Bus>, identity: Identity, channels: Channels, hears: Hears) -> Self {
-        let (condition, clock) = (Arc::new(Condition::default()), Clock::start());
-        let presence = PresenceDiscovery::new(
-            bus.clone(),
-            announcer(&identity, clock, &channels, hears),
-            condition.clone(),
-        );
+        Self::with(bus, identity, channels, hears, Readiness::default())
+    }
+
+    fn with(
+        bus: Arc<dyn Bus>,
+        identity: Identity,
+        channels: Channels,
+        hears: Hears,
+        readiness: Readiness,
+    ) -> Self {
         let mut registry = Registry::with_prefix("roundtrip");
         bus.counters().register(&mut registry);
         Self {
@@ -76,11 +82,15 @@ impl Node {
             bus,
             channels,
             roster: Arc::new(Roster::default()),
-            condition,
-            readiness: Readiness::default(),
-            clock,
+            condition: Arc::default(),
+            // From the beginning: a service whose other checks pass before it starts its node has not
+            // been ready.
+            bus_check: readiness.check("bus"),
+            readiness,
+            clock: Clock::start(),
             registry,
-            discoveries: vec![Box::new(presence)],
+            hears,
+            engine: None,
         }
     }
 
@@ -122,23 +132,25 @@ impl Node {
             return Ok(None);
         };
         let redis = RedisBus::start(&bus.redis())?;
-        let mut node = Self::new(Arc::new(redis), identity, bus.channels(), hears);
-        node.readiness = readiness;
-        if let Some((engine, check)) = engine {
-            node.discoveries
-                .push(Box::new(DockerDiscovery::new(engine, check)));
-        }
+        let mut node = Self::with(Arc::new(redis), identity, bus.channels(), hears, readiness);
+        node.engine = engine.map(|(engine, check)| DockerDiscovery::new(engine, check));
         Ok(Some(node))
     }
 
     /// Starts the discoveries and follows the bus; they run until the guard's token is cancelled.
     pub fn start(&mut self) -> Running {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        for discovery in self.discoveries.drain(..) {
-            // Runs until `stop`; an outage is waited out inside.
-            tasks.spawn(discovery.run(self.roster.clone(), stop.clone()));
+        let presence = PresenceDiscovery::new(
+            self.bus.clone(),
+            announcer(&self.identity, self.clock, &self.channels, self.hears),
+            self.condition.clone(),
+        );
+        // They run until `stop`; an outage is waited out inside.
+        tasks.spawn(Box::new(presence).run(self.roster.clone(), stop.clone()));
+        if let Some(engine) = self.engine.take() {
+            tasks.spawn(Box::new(engine).run(self.roster.clone(), stop.clone()));
         }
-        let check = self.readiness.check("bus");
+        let check = self.bus_check.clone();
         let mut link = self.bus.link();
         let stopping = stop.clone();
         tasks.spawn(async move {

@@ -7,5 +7,6 @@
 mod suite;
 
 mod memory;
+mod node;
 mod presence;
 mod wire;
