@@ -25,6 +25,10 @@ use crate::{
 /// A draining backend ends when nothing was dispatched to it for so long: by then every events
 /// service of ours has heard that it drains, and older ones have picked another.
 const QUIET: Duration = Duration::from_millis(500);
+/// Threads beside those of the handlers. The name of Redis is looked up on one, by two connections at
+/// once, and an attempt that was given up may still hold its own; fewer, and handlers would keep
+/// the backend from finding Redis again.
+const THREADS_BESIDE: usize = 8;
 
 /// Why a backend ended.
 #[derive(Debug, thiserror::Error)]
@@ -148,12 +152,30 @@ impl Worker {
             Ok(settings) => settings,
             Err(error) => return ExitCode::from(error.report()),
         };
-        settings::exit_code(block_on(self, settings))
+        let concurrency_max = settings.worker().concurrency_max;
+        let outcome = block_on(concurrency_max, process(self, settings));
+        settings::exit_code(outcome)
     }
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn block_on(worker: Worker, settings: Settings) -> anyhow::Result<()> {
+/// Runs a future to its end on a runtime on which so many handlers can block at once. What still
+/// blocks then is left behind: a thread cannot be stopped, and the process is about to end.
+fn block_on(
+    concurrency_max: usize,
+    process: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(concurrency_max + THREADS_BESIDE)
+        .build()
+        .context("the runtime cannot be made")?;
+    let outcome = runtime.block_on(process);
+    // Dropped, it would wait for its threads without limit.
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn process(worker: Worker, settings: Settings) -> anyhow::Result<()> {
     if let Some(Command::Health) = settings.command {
         let port = settings
             .ops
@@ -180,4 +202,45 @@ async fn block_on(worker: Worker, settings: Settings) -> anyhow::Result<()> {
     run(node, worker, settings.worker(), listener, stop).await?;
     bus.close().await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    /// Longer than what is tested takes.
+    const LIMIT: Duration = Duration::from_secs(5);
+
+    #[test]
+    fn a_handler_that_blocks_does_not_hold_up_the_end() {
+        let begun = std::time::Instant::now();
+        let (started, has_started) = tokio::sync::oneshot::channel();
+        let process = async {
+            tokio::task::spawn_blocking(|| {
+                started.send(()).unwrap();
+                std::thread::sleep(LIMIT);
+            });
+            Ok(has_started.await?)
+        };
+        block_on(1, process).unwrap();
+        assert!(begun.elapsed() < LIMIT);
+    }
+
+    #[test]
+    fn as_many_handlers_block_at_once_as_may_run() {
+        const MANY: usize = 600;
+        let process = async {
+            let barrier = Arc::new(Barrier::new(MANY));
+            let mut handlers = JoinSet::new();
+            for _ in 0..MANY {
+                let barrier = barrier.clone();
+                handlers.spawn_blocking(move || barrier.wait());
+            }
+            tokio::time::timeout(LIMIT, handlers.join_all()).await?;
+            Ok(())
+        };
+        block_on(MANY, process).unwrap();
+    }
 }
