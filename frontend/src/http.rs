@@ -171,8 +171,11 @@ impl Server {
                         self.metrics.connections_timed_out.inc();
                         break;
                     }
-                    Some(limit) => look_at = limit,
-                    None => look_at = Instant::now() + self.limits.header_timeout,
+                    // A head may begin to arrive at any moment, and has its limit then.
+                    limit => {
+                        let next = Instant::now() + self.limits.header_timeout;
+                        look_at = limit.map_or(next, |limit| limit.min(next));
+                    }
                 },
                 () = self.stop.cancelled() => {
                     // hyper would close a connection on which nothing has arrived yet, and reset the
@@ -308,5 +311,52 @@ impl AsyncWrite for Watched {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::{
+        bus::memory::MemoryBus,
+        contract::Address,
+        identity::Identity,
+        node::{Hears, Node},
+        settings::Channels,
+    };
+
+    use super::*;
+    use crate::settings::Limits;
+
+    #[tokio::test]
+    async fn half_a_head_after_a_long_silence_is_cut_off_like_any_other() {
+        let identity = Identity {
+            address: Address::new("f1", "frontend").unwrap(),
+            stack: None,
+            image: None,
+        };
+        let bus = Arc::new(MemoryBus::default());
+        let node = Node::new(bus, identity, Channels::default(), Hears::Consuming);
+        let mut limits = Limits::default();
+        limits.connections.header_timeout = Duration::from_millis(100);
+        limits.connections.idle_timeout = Duration::from_secs(10);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        tokio::spawn(crate::run(
+            node,
+            limits.clone(),
+            listener,
+            CancellationToken::new(),
+        ));
+
+        let mut client = TcpStream::connect(at).await.unwrap();
+        // It has been looked at meanwhile, and was idle.
+        tokio::time::sleep(3 * limits.connections.header_timeout).await;
+        client.write_all(b"GET /livez HTTP/1.1\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        let closed = tokio::time::timeout(
+            limits.connections.idle_timeout / 2,
+            client.read_to_end(&mut answer),
+        );
+        closed.await.expect("closed in time").unwrap();
     }
 }
