@@ -1,9 +1,9 @@
 //! `roundtrip up`: everything in one process. The same libraries as in a deployment, on the bus in
 //! memory and the audit log in a file; there is no second code path.
 
-use std::{io::Write, sync::Arc, time::Duration};
+use std::{future::poll_fn, io::Write, sync::Arc, task::Poll, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow};
 use backend::settings::WorkerSettings;
 use events_service::{
     audit::{AuditLog, sqlite::SqliteAuditLog},
@@ -20,8 +20,9 @@ use shared::{
     settings::{self, Channels},
     shutdown, telemetry,
 };
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
+use tracing::error;
 
 use crate::cli::Up;
 
@@ -61,21 +62,18 @@ async fn run(options: Up) -> anyhow::Result<()> {
     let bus: Arc<dyn Bus> = Arc::new(MemoryBus::default());
     let drain_timeout = options.process.drain_timeout_ms;
 
-    // Stopped one after the other, in the order of a request's path, so that each finds the next
-    // still there to finish what it has.
-    let (events_stop, backends_stop) = (CancellationToken::new(), CancellationToken::new());
-    let mut backends = JoinSet::new();
+    let mut backends = Service::new("backend");
     for _ in 0..BACKENDS {
         let settings = WorkerSettings {
             drain_timeout,
             ..WorkerSettings::default()
         };
-        backends.spawn(backend::run(
+        backends.start(backend::run(
             node(&bus, "backend", Hears::Consuming),
             backend::tasks::examples(),
             settings,
             None,
-            backends_stop.clone(),
+            backends.stop.clone(),
         ));
     }
     let flow = FlowSettings {
@@ -86,13 +84,14 @@ async fn run(options: Up) -> anyhow::Result<()> {
         drain_timeout,
         ..FlowSettings::default()
     };
-    let events = tokio::spawn(events_service::run(
+    let mut events = Service::new("events service");
+    events.start(events_service::run(
         node(&bus, "events-service", Hears::Event),
         Arc::new(log),
         maps,
         flow,
         None,
-        events_stop.clone(),
+        events.stop.clone(),
     ));
     let limits = Limits {
         requests: RequestLimits {
@@ -104,25 +103,96 @@ async fn run(options: Up) -> anyhow::Result<()> {
     };
     let frontend_node = node(&bus, "frontend", Hears::Consuming);
     let readiness = frontend_node.readiness.clone();
-    let mut frontend = tokio::spawn(frontend::run(frontend_node, limits, listener, stop.clone()));
+    let mut frontend = Service::new("frontend");
+    frontend.start(frontend::run(
+        frontend_node,
+        limits,
+        listener,
+        frontend.stop.clone(),
+    ));
 
+    let mut serving = std::pin::pin!(watch_over([frontend, events, backends], &stop));
     tokio::select! {
+        outcome = &mut serving => return outcome,
         ready = wait_until_ready(&readiness) => {
             ready?;
             greet(port, &options);
         }
         () = stop.cancelled() => {}
-        ended = &mut frontend => bail!("the frontend ended at start: {ended:?}"),
     }
-    frontend.await.context("the frontend broke down")??;
-    events_stop.cancel();
-    events.await.context("the events service broke down")??;
-    backends_stop.cancel();
-    while let Some(ended) = backends.join_next().await {
-        ended.context("a backend broke down")??;
-    }
+    serving.await?;
     bus.close().await;
     Ok(())
+}
+
+/// A service of this process, once or several times. It runs until its own `stop`.
+struct Service {
+    name: &'static str,
+    stop: CancellationToken,
+    running: JoinSet<anyhow::Result<()>>,
+}
+
+impl Service {
+    fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            stop: CancellationToken::new(),
+            running: JoinSet::new(),
+        }
+    }
+
+    /// `watch_over` waits for its end.
+    fn start<E>(&mut self, service: impl Future<Output = Result<(), E>> + Send + 'static)
+    where
+        E: Into<anyhow::Error> + 'static,
+    {
+        self.running
+            .spawn(async { service.await.map_err(Into::into) });
+    }
+}
+
+/// Waits until `stop`, or until one of the services ends by itself: without it the others could only
+/// say that it is not there. Then stops them one after the other, in the order of a request's path, so
+/// that each finds the next still there to finish what it has.
+async fn watch_over(mut services: [Service; 3], stop: &CancellationToken) -> anyhow::Result<()> {
+    let mut outcome = tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        failure = first_failure(&mut services) => {
+            error!(error = &*failure, "stopping the other services");
+            Err(failure)
+        }
+    };
+    for service in &mut services {
+        service.stop.cancel();
+        while let Some(ended) = service.running.join_next().await {
+            outcome = outcome.and(end_of(service.name, ended));
+        }
+    }
+    outcome
+}
+
+/// Why a service has ended that was not told to.
+async fn first_failure(services: &mut [Service]) -> anyhow::Error {
+    let (name, ended) = poll_fn(|context| {
+        for service in &mut *services {
+            if let Poll::Ready(Some(ended)) = service.running.poll_join_next(context) {
+                return Poll::Ready((service.name, ended));
+            }
+        }
+        Poll::Pending
+    })
+    .await;
+    match end_of(name, ended) {
+        Ok(()) => anyhow!("the {name} ended, and was not told to"),
+        Err(failure) => failure,
+    }
+}
+
+fn end_of(name: &str, ended: Result<anyhow::Result<()>, JoinError>) -> anyhow::Result<()> {
+    ended
+        .map_err(anyhow::Error::from)
+        .flatten()
+        .with_context(|| format!("the {name} broke down"))
 }
 
 fn node(bus: &Arc<dyn Bus>, name: &str, hears: Hears) -> Node {
@@ -159,5 +229,73 @@ fn greet(port: u16, options: &Up) {
         .is_err()
     {
         tracing::debug!("nobody reads the greeting");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use shared::bus::BusError;
+
+    use super::*;
+
+    /// The names of services, as they ended.
+    type Ended = Arc<Mutex<Vec<&'static str>>>;
+
+    /// A service that ends when it is told to.
+    fn obedient(name: &'static str, ended: &Ended) -> Service {
+        let mut service = Service::new(name);
+        let (stop, ended) = (service.stop.clone(), ended.clone());
+        service.start(async move {
+            stop.cancelled().await;
+            ended.lock().unwrap().push(name);
+            Ok::<_, BusError>(())
+        });
+        service
+    }
+
+    #[tokio::test]
+    async fn the_services_are_stopped_one_after_the_other() {
+        let (ended, stop) = (Ended::default(), CancellationToken::new());
+        stop.cancel();
+        let services = ["frontend", "events service", "backend"];
+        let outcome = watch_over(services.map(|name| obedient(name, &ended)), &stop).await;
+        outcome.unwrap();
+        assert_eq!(*ended.lock().unwrap(), services);
+    }
+
+    /// Whatever an events service ends with that nobody has stopped: the process ends with an error
+    /// that names it, and after the other services.
+    async fn check_that_it_ends_the_process(
+        events: impl Future<Output = Result<(), BusError>> + Send + 'static,
+    ) {
+        let ended = Ended::default();
+        let mut broken = Service::new("events service");
+        broken.start(events);
+        let services = [
+            obedient("frontend", &ended),
+            broken,
+            obedient("backend", &ended),
+        ];
+        let failure = watch_over(services, &CancellationToken::new()).await;
+        let failure = failure.unwrap_err().to_string();
+        assert!(failure.starts_with("the events service "), "{failure}");
+        assert_eq!(*ended.lock().unwrap(), ["frontend", "backend"]);
+    }
+
+    #[tokio::test]
+    async fn a_service_that_ends_ends_the_process() {
+        check_that_it_ends_the_process(async { Ok(()) }).await;
+    }
+
+    #[tokio::test]
+    async fn a_service_that_fails_ends_the_process() {
+        check_that_it_ends_the_process(async { Err(BusError::Unavailable("closed".into())) }).await;
+    }
+
+    #[tokio::test]
+    async fn a_service_that_panics_ends_the_process() {
+        check_that_it_ends_the_process(async { panic!("a bug") }).await;
     }
 }
