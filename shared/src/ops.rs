@@ -18,14 +18,25 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use hyper::server::conn::http1;
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use prometheus_client::registry::Registry;
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
+use tracing::debug;
 
+/// Connections at once. Those beyond wait in the listener's queue until one ends: file descriptors must
+/// be left for the service's own connections. Some ask every few seconds, each for milliseconds.
+pub const CONNECTIONS_MAX: usize = 64;
+/// A connection is closed after so long, whatever it is at: as long as Prometheus usually waits.
+const CONNECTION_WITHIN: Duration = Duration::from_secs(10);
+/// Pause after `accept` failed for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long the `health` command waits for an answer.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -174,18 +185,33 @@ async fn metrics(State(ops): State<Ops>) -> Response {
     }
 }
 
-/// Serves the routes on a listener of their own until `stop`.
-///
-/// # Errors
-/// The listener fails for good.
-pub async fn serve(
-    listener: TcpListener,
-    ops: Ops,
-    stop: CancellationToken,
-) -> std::io::Result<()> {
-    axum::serve(listener, routes(ops))
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
+/// Serves the routes on a listener of their own until `stop`, then finishes what was asked. One request
+/// for each connection: a limit for the whole of it then cuts nobody who asks now and then.
+pub async fn serve(listener: TcpListener, ops: Ops, stop: CancellationToken) {
+    let routes = TowerToHyperService::new(routes(ops));
+    let mut connections = JoinSet::new();
+    loop {
+        // Every branch is cancel-safe: who was not accepted stays in the queue.
+        tokio::select! {
+            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
+                Ok((stream, _)) => {
+                    let serving = http1::Builder::new()
+                        .keep_alive(false)
+                        .serve_connection(TokioIo::new(stream), routes.clone());
+                    // Its end, even by a panic in a route, ends one connection.
+                    connections.spawn(tokio::time::timeout(CONNECTION_WITHIN, serving));
+                }
+                Err(error) => {
+                    debug!(%error, "accept");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(ended) = connections.join_next() => debug!(?ended, "connection ended"),
+            () = stop.cancelled() => break,
+        }
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
 }
 
 /// What `<service> health` does: asks the process at this port of this machine for `/healthz`.

@@ -8,5 +8,6 @@ mod suite;
 
 mod memory;
 mod node;
+mod ops;
 mod presence;
 mod wire;
