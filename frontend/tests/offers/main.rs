@@ -1,7 +1,5 @@
 //! What the frontend does with a task that nobody takes, on the bus in memory and in simulated time.
 
-#![expect(clippy::unwrap_used, reason = "where a test cannot go on, it fails")]
-
 use std::{sync::Arc, time::Duration};
 
 use axum::{body::Body, http::Request};
