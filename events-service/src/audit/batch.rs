@@ -174,10 +174,9 @@ impl GroupCommit {
                     self.batch_size.observe(batch.len() as f64);
                     (batch, true)
                 }
-                Ok(()) = is_up.changed() => {
-                    if !*is_up.borrow_and_update() || self.half_written.is_empty() {
-                        continue;
-                    }
+                true = async { is_up.wait_for(|is_up| *is_up).await.is_ok() },
+                    if !self.half_written.is_empty() =>
+                {
                     let count = self.half_written.len().min(BATCH_MAX);
                     (self.half_written.drain(..count).collect(), false)
                 }
@@ -222,14 +221,8 @@ impl GroupCommit {
     }
 
     async fn done(&mut self, batch: Batch) {
-        let is_written = batch.written.is_some();
         let outcomes = batch.is_waited_for.then(|| batch.outcomes());
-        if is_written {
-            if !batch.is_waited_for && !self.half_written.is_empty() {
-                // The next of them.
-                self.is_up.send_modify(|_| {});
-            }
-        } else {
+        if batch.written.is_none() {
             self.failures.inc();
             self.is_up.send_replace(false);
             self.keep(batch.writes);
