@@ -105,6 +105,11 @@ pub trait Bus: Send + Sync + 'static {
     /// The state of the link, now and on every change.
     fn link(&self) -> watch::Receiver<Link>;
 
+    /// Why the link is down, where that is known. `link` tells of its changes, too.
+    fn why_down(&self) -> Option<String> {
+        None
+    }
+
     /// Counts of what went wrong, for the metrics.
     fn counters(&self) -> &BusCounters;
 

@@ -150,15 +150,16 @@ impl Node {
         if let Some(engine) = self.engine.take() {
             tasks.spawn(Box::new(engine).run(self.roster.clone(), stop.clone()));
         }
-        let check = self.bus_check.clone();
-        let mut link = self.bus.link();
+        let (bus, check) = (self.bus.clone(), self.bus_check.clone());
+        let mut link = bus.link();
         let stopping = stop.clone();
         tasks.spawn(async move {
             loop {
                 if link.borrow_and_update().is_up {
                     check.pass();
                 } else {
-                    check.wait("the bus is not connected");
+                    let why = bus.why_down();
+                    check.wait(why.unwrap_or_else(|| "the bus is not connected".into()));
                 }
                 tokio::select! {
                     () = stopping.cancelled() => return,

@@ -21,12 +21,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use fred::{
     clients::{Client, SubscriberClient},
+    error::Error,
     interfaces::{ClientLike, EventInterface, PubsubInterface},
     types::{
         Builder, RespVersion, Value,
         config::{
-            Config, ConnectionConfig, PerformanceConfig, ReconnectPolicy, ServerConfig, TcpConfig,
-            UnresponsiveConfig,
+            Config, ConnectionConfig, PerformanceConfig, ReconnectPolicy, Server, ServerConfig,
+            TcpConfig, UnresponsiveConfig,
         },
     },
 };
@@ -81,6 +82,8 @@ pub struct RedisBus {
     subscriber: SubscriberClient,
     readers: Arc<Mutex<Readers>>,
     link: watch::Sender<Link>,
+    /// What fred said last of why the link is down. Short sections, no await inside.
+    last_error: Arc<Mutex<Option<String>>>,
     counters: BusCounters,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -100,7 +103,7 @@ impl RedisBus {
     /// # Errors
     /// [`BusError`] for settings that fred does not take.
     pub fn start(at: &RedisAddress) -> Result<Self, BusError> {
-        let unavailable = |error: fred::error::Error| BusError::Unavailable(error.to_string());
+        let unavailable = |error: Error| BusError::Unavailable(error.to_string());
         let mut builder = Builder::from_config(Config {
             fail_fast: false,
             server: ServerConfig::new_centralized(at.host.clone(), at.port),
@@ -132,6 +135,7 @@ impl RedisBus {
             subscriber,
             readers: Arc::default(),
             link: watch::Sender::new(Link::default()),
+            last_error: Arc::default(),
             counters: BusCounters::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -150,11 +154,36 @@ impl RedisBus {
         self.readers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn last_error(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+        self.last_error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes why the link is down, and tells those who follow it.
+    fn fails(&self, error: &Error) {
+        let why = Some(error.to_string());
+        if std::mem::replace(&mut *self.last_error(), why.clone()) != why {
+            self.link.send_modify(|_| {});
+        }
+    }
+
+    /// A connection broke or could not be made.
+    fn broke(&self, told: Result<(Error, Option<Server>), broadcast::error::RecvError>) {
+        self.set_up(false);
+        if let Ok((error, _)) = told {
+            self.fails(&error);
+        }
+    }
+
     /// Says whether the link is up. With channels that are not subscribed to yet, it is not. Returns
     /// what was said.
     fn set_up(&self, is_connected: bool) -> bool {
         let readers = self.readers();
         let is_up = is_connected && !readers.has_new;
+        if is_up {
+            *self.last_error() = None;
+        }
         self.link.send_if_modified(|link| {
             let changes = link.is_up != is_up;
             link.is_up = is_up;
@@ -195,7 +224,7 @@ impl RedisBus {
             self.publisher.publish::<u64, _, _>(&*channel, payload),
         )
         .await;
-        let unavailable = |error: fred::error::Error| BusError::Unavailable(error.to_string());
+        let unavailable = |error: Error| BusError::Unavailable(error.to_string());
         let mut answers: Vec<Result<u64, BusError>> = answers
             .into_iter()
             .map(|answer| answer.map_err(unavailable))
@@ -255,6 +284,10 @@ impl Bus for RedisBus {
 
     fn link(&self) -> watch::Receiver<Link> {
         self.link.subscribe()
+    }
+
+    fn why_down(&self) -> Option<String> {
+        self.last_error().clone()
     }
 
     fn counters(&self) -> &BusCounters {
@@ -353,7 +386,8 @@ async fn watch_over(bus: RedisBus, at: String, heard_probes: Arc<AtomicU64>) {
     let mut errors = (bus.publisher.error_rx(), bus.subscriber.error_rx());
     let mut changed = bus.link.subscribe();
     let mut probes_unheard = 0;
-    // At the first failure it says what it waits for; at the start it is given a moment.
+    // At the first failure it says what it waits for, and again when the reason is another one; at the
+    // start it is given a moment.
     let mut told = None;
     let begun = Instant::now();
     loop {
@@ -368,12 +402,18 @@ async fn watch_over(bus: RedisBus, at: String, heard_probes: Arc<AtomicU64>) {
             // Channels were added meanwhile.
             continue;
         }
-        if told != Some(is_up) && (is_up || begun.elapsed() > START_GRACE) {
-            told = Some(is_up);
+        let why = bus.why_down();
+        let news = Some((is_up, why.clone()));
+        if told != news && (is_up || begun.elapsed() > START_GRACE) {
+            told = news;
             if is_up {
                 info!(redis = at, "the bus is connected");
             } else {
-                warn!(redis = at, "the bus cannot be reached, trying again");
+                warn!(
+                    redis = at,
+                    error = why,
+                    "the bus cannot be reached, trying again"
+                );
             }
         }
         let pause = if is_up {
@@ -388,8 +428,8 @@ async fn watch_over(bus: RedisBus, at: String, heard_probes: Arc<AtomicU64>) {
             _ = changed.changed() => {}
             // The subscriptions went with the connection.
             _ = reconnects.recv() => { bus.set_up(false); }
-            _ = errors.0.recv() => { bus.set_up(false); }
-            _ = errors.1.recv() => { bus.set_up(false); }
+            error = errors.0.recv() => bus.broke(error),
+            error = errors.1.recv() => bus.broke(error),
         }
     }
     for quit in [
@@ -423,6 +463,7 @@ async fn subscribe_all(bus: &RedisBus) -> bool {
         Ok(_pong) => true,
         Err(error) => {
             tracing::debug!(%error, "subscribe");
+            bus.fails(&error);
             false
         }
     }
@@ -461,6 +502,7 @@ async fn is_heard(
         }
         Err(error) => {
             tracing::debug!(%error, "probe");
+            bus.fails(&error);
             // It owes an answer: perhaps nobody is at the other end any more.
             connect_anew(bus).await;
             false

@@ -1,9 +1,20 @@
-use std::{sync::Arc, time::Duration};
+use std::{process, sync::Arc, time::Duration};
 
-use shared::bus::{
-    Bus, Publication,
-    redis::{RedisAddress, RedisBus},
+use shared::{
+    bus::{
+        Bus, Publication,
+        redis::{RedisAddress, RedisBus},
+    },
+    identity,
+    node::{Hears, Node},
+    ops::{self, Ops},
+    settings::Channels,
 };
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+use tokio_util::sync::CancellationToken;
 
 use crate::suite::{LIMIT, eventually};
 
@@ -29,6 +40,30 @@ fn without_the_bus() -> fred::types::Builder {
     })
 }
 
+/// A server of one's own that asks for a password. It ends with the test.
+struct Guarded(process::Child);
+
+impl Guarded {
+    fn start(port: u16) -> Self {
+        let program = std::env::var_os("ROUNDTRIP_TEST_REDIS_PROGRAM").expect(
+            "ROUNDTRIP_TEST_REDIS_PROGRAM (path of redis-server) is not set; run `cargo xtask test`",
+        );
+        let mut command = process::Command::new(program);
+        command
+            .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
+            .args(["--save", "", "--requirepass", "right"])
+            .stdout(process::Stdio::null());
+        Self(command.spawn().unwrap())
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
 /// One of the tests cuts everybody's connections: those that are connected take turns.
 static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
@@ -46,7 +81,7 @@ async fn redis_is_a_bus() {
 
 #[tokio::test]
 async fn without_a_server_publishing_fails_at_once_and_nothing_hangs() {
-    let nobody = tokio::net::TcpListener::bind("127.0.0.1:0")
+    let nobody = TcpListener::bind("127.0.0.1:0")
         .await
         .unwrap()
         .local_addr()
@@ -67,6 +102,40 @@ async fn without_a_server_publishing_fails_at_once_and_nothing_hangs() {
     tokio::time::timeout(LIMIT, bus.close())
         .await
         .expect("closes");
+}
+
+#[tokio::test]
+async fn readyz_says_that_the_password_is_wrong() {
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let _server = Guarded::start(port);
+    let bus = RedisBus::start(&RedisAddress {
+        host: "127.0.0.1".into(),
+        port,
+        password: Some("wrong".into()),
+    });
+    let identity = identity::of_process("backend".parse().unwrap(), None, None);
+    let channels = Channels::default();
+    let mut node = Node::new(Arc::new(bus.unwrap()), identity, channels, Hears::Consuming);
+    let running = node.start();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let ops = Ops {
+        readiness: node.readiness,
+        metrics: Arc::default(),
+    };
+    tokio::spawn(ops::serve(listener, ops, CancellationToken::new()));
+    eventually("the reason is told", async || {
+        let mut connection = TcpStream::connect(at).await.unwrap();
+        let request = b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n";
+        connection.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await.unwrap();
+        answer.contains("WRONGPASS")
+    })
+    .await;
+    running.leave().await.close().await;
 }
 
 #[tokio::test]
