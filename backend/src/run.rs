@@ -25,6 +25,9 @@ use crate::{
 /// A draining backend ends when nothing was dispatched to it for so long: by then every events
 /// service of ours has heard that it drains, and older ones have picked another.
 const QUIET: Duration = Duration::from_millis(500);
+/// After the drain, what is queued is sent within this time: together less than the grace that the
+/// stack file gives.
+const FLUSH_WITHIN: Duration = Duration::from_secs(3);
 /// Threads beside those of the handlers. The name of Redis is looked up on one, by two connections at
 /// once, and an attempt that was given up may still hold its own; fewer, and handlers would keep
 /// the backend from finding Redis again.
@@ -97,10 +100,7 @@ pub async fn run(
     }
     // The last handle: the postman sends what is queued and ends.
     drop(flow);
-    if tokio::time::timeout(settings.drain_timeout, sending)
-        .await
-        .is_err()
-    {
+    if tokio::time::timeout(FLUSH_WITHIN, sending).await.is_err() {
         warn!("results were left unsent");
     }
     running.leave().await;
