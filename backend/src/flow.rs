@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::Either};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -188,16 +188,28 @@ impl Flow {
             text: std::mem::take(&mut dispatch.body),
             attempt: dispatch.attempt,
         };
-        if let Handler::Quick(handler) = handler {
-            let answer = caught(|| handler(&job));
-            let timing = timing(arrived, arrived);
-            return self.finish(Done {
-                dispatch,
-                expires,
-                answer,
-                timing,
-            });
-        }
+        let answering = match handler {
+            Handler::Quick(handler) => {
+                let answer = caught(|| handler(&job));
+                let timing = timing(arrived, arrived);
+                return self.finish(Done {
+                    dispatch,
+                    expires,
+                    answer,
+                    timing,
+                });
+            }
+            Handler::Waiting(handler) => Either::Left(async move {
+                let handled = AssertUnwindSafe(async { handler(job).await }).catch_unwind();
+                handled.await.unwrap_or_else(|panic| Err(panicked(&*panic)))
+            }),
+            Handler::Long(handler) => Either::Right(async move {
+                let thread = tokio::task::spawn_blocking(move || caught(|| handler(&job)));
+                thread.await.unwrap_or_else(|error| {
+                    Err(Failure::new(FailureCode::TaskPanicked, error.to_string()))
+                })
+            }),
+        };
         if self.running.len() >= self.settings.queue_max {
             let limit = self.settings.queue_max;
             let detail = format!("{limit} tasks wait or run in the backend already");
@@ -225,19 +237,7 @@ impl Flow {
                 };
             };
             let started = Instant::now();
-            let answer = match handler {
-                Handler::Quick(handler) => caught(|| handler(&job)),
-                Handler::Waiting(handler) => {
-                    let handled = AssertUnwindSafe(async { handler(job).await }).catch_unwind();
-                    handled.await.unwrap_or_else(|panic| Err(panicked(&*panic)))
-                }
-                Handler::Long(handler) => {
-                    let thread = tokio::task::spawn_blocking(move || caught(|| handler(&job)));
-                    thread.await.unwrap_or_else(|error| {
-                        Err(Failure::new(FailureCode::TaskPanicked, error.to_string()))
-                    })
-                }
-            };
+            let answer = answering.await;
             Done {
                 dispatch,
                 expires,
@@ -266,10 +266,9 @@ impl Flow {
         self.publish(&done.dispatch, ended, done.timing, done.expires);
     }
 
-    /// Answers that it was not done, and forgets it: it may be done when it comes again.
+    /// Answers that it was not done, and does not remember it: it may be done when it comes again.
     fn refuse(&mut self, dispatch: &Dispatch, failure: Failure, expires: Instant) {
         self.metrics.count("refused");
-        self.memory.forget(dispatch.record_id);
         let no_time = Timing {
             waited_us: 0,
             ran_us: 0,

@@ -39,11 +39,6 @@ impl Memory {
         self.records.insert(record, Executed::Running(asked_by));
     }
 
-    /// It was taken back before it ran.
-    pub(crate) fn forget(&mut self, record: RecordId) {
-        self.records.remove(&record);
-    }
-
     pub(crate) fn ended(&mut self, record: RecordId, ended: Ended, timing: Timing) {
         self.bytes += bytes(&ended);
         self.records.insert(record, Executed::Ended(ended, timing));

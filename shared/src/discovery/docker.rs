@@ -168,7 +168,7 @@ impl DockerDiscovery {
 impl Discovery for DockerDiscovery {
     async fn run(self: Box<Self>, roster: Arc<Roster>, stop: CancellationToken) {
         let mut backoff = BACKOFF.0;
-        let mut was_there = None;
+        let mut was_told = false;
         loop {
             let started = Instant::now();
             let outcome = tokio::select! {
@@ -184,14 +184,14 @@ impl Discovery for DockerDiscovery {
                 Err(error) => {
                     // The roster stays as it is: presence and unanswered messages tell who is gone.
                     self.check.fail(&error);
-                    if lasted || was_there.is_none() {
+                    if lasted || !was_told {
                         let error = &error as &dyn std::error::Error;
                         warn!(
                             engine = self.engine.host,
                             error, "waiting for the Docker engine"
                         );
                     }
-                    was_there = Some(false);
+                    was_told = true;
                 }
             }
             backoff = if lasted {
