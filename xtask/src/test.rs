@@ -20,6 +20,12 @@ const NEXT_TAG: &str = "test-next";
 /// The package whose tests see the product from outside. They share one swarm and measure times, so
 /// they run one at a time.
 const END_TO_END: &str = "e2e";
+/// Package and beginning of the names of tests that need a Docker engine.
+const NEED_DOCKER: [(&str, &str); 3] = [
+    (END_TO_END, "swarm::"),
+    (END_TO_END, "foreign::"),
+    ("shared", "docker::the_docker_engine_is_a_discovery"),
+];
 
 /// Runs of the simulation. Plain `cargo test` makes fewer, to stay quick; all of these take a minute or
 /// two. A number in the environment comes first.
@@ -109,8 +115,10 @@ impl Run<'_> {
             .envs(environment.iter().map(|(name, value)| (name, value)));
         if program.package == END_TO_END {
             command.arg("--test-threads=1");
-            if self.args.no_swarm {
-                command.args(["--skip", "swarm::", "--skip", "foreign::"]);
+        }
+        for (package, name) in NEED_DOCKER {
+            if self.args.no_swarm && program.package == package {
+                command.args(["--skip", name]);
             }
         }
         command.args(&self.args.filters);

@@ -55,6 +55,8 @@ const BROADCAST_CAPACITY: usize = 8_192;
 const COMMAND_BUFFER_MAX: usize = 16_384;
 /// A server that is there is connected to in this time, though fred pauses before its first try.
 const START_GRACE: Duration = Duration::from_millis(500);
+/// Reasons that are told during one outage: they take turns.
+const REASONS_MAX: usize = 4;
 /// How long Redis may take to say goodbye.
 const QUIT_TIMEOUT: Duration = Duration::from_millis(300);
 /// How long new connections are waited for.
@@ -386,9 +388,10 @@ async fn watch_over(bus: RedisBus, at: String, heard_probes: Arc<AtomicU64>) {
     let mut errors = (bus.publisher.error_rx(), bus.subscriber.error_rx());
     let mut changed = bus.link.subscribe();
     let mut probes_unheard = 0;
-    // At the first failure it says what it waits for, and again when the reason is another one; at the
-    // start it is given a moment.
+    // At the first failure it says what it waits for, and again for each other reason; at the start it is
+    // given a moment.
     let mut told = None;
+    let mut reasons_told = Vec::new();
     let begun = Instant::now();
     loop {
         let is_connected = if bus.link.borrow().is_up {
@@ -402,19 +405,24 @@ async fn watch_over(bus: RedisBus, at: String, heard_probes: Arc<AtomicU64>) {
             // Channels were added meanwhile.
             continue;
         }
-        let why = bus.why_down();
-        let news = Some((is_up, why.clone()));
-        if told != news && (is_up || begun.elapsed() > START_GRACE) {
-            told = news;
-            if is_up {
+        if is_up {
+            if told != Some(true) {
                 info!(redis = at, "the bus is connected");
-            } else {
+            }
+            told = Some(true);
+            reasons_told.clear();
+        } else if begun.elapsed() > START_GRACE {
+            let why = bus.why_down();
+            let is_other = reasons_told.len() < REASONS_MAX && !reasons_told.contains(&why);
+            if told != Some(false) || is_other {
                 warn!(
                     redis = at,
                     error = why,
                     "the bus cannot be reached, trying again"
                 );
+                reasons_told.push(why);
             }
+            told = Some(false);
         }
         let pause = if is_up {
             PROBE_EVERY
