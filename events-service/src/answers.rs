@@ -19,6 +19,10 @@ const ANSWERS_MAX: usize = 65_536;
 const BYTES_MAX: usize = 6 << 20;
 /// Questions put to the log at once.
 const BATCH_MAX: usize = 256;
+/// After so many look-ups in a row that found nothing,
+const IN_VAIN_MAX: u32 = 1_024;
+/// one of so many questions is looked up, until one is found.
+const ONE_IN: u32 = 64;
 /// A record that is not found within this time is not waited for: other look-ups wait behind it.
 const RECORD_WITHIN: Duration = Duration::from_secs(2);
 
@@ -31,7 +35,8 @@ pub(crate) struct AnswerCache {
 impl AnswerCache {
     pub(crate) fn new() -> Self {
         Self {
-            answers: LruCache::new(ANSWERS_MAX),
+            // One more, so that it forgets none by itself.
+            answers: LruCache::new(ANSWERS_MAX + 1),
             bytes: 0,
         }
     }
@@ -40,20 +45,24 @@ impl AnswerCache {
         self.answers.get(question)
     }
 
-    pub(crate) fn insert(&mut self, question: Question, answer: Answer) {
+    /// Keeps an answer. Whether all that it was given is still there.
+    pub(crate) fn insert(&mut self, question: Question, answer: Answer) -> bool {
         let size = size(&question, &answer);
+        if self.answers.contains_key(&question) {
+            return true;
+        }
         // One huge answer must not drive out thousands of small ones.
-        if size > BYTES_MAX / 64 || self.answers.contains_key(&question) {
-            return;
+        if size > BYTES_MAX / 64 {
+            return false;
         }
-        if self.answers.len() == ANSWERS_MAX {
-            self.evict();
-        }
+        let mut is_whole = true;
         self.bytes += size;
         self.answers.insert(question, answer);
-        while self.bytes > BYTES_MAX {
+        while self.bytes > BYTES_MAX || self.answers.len() > ANSWERS_MAX {
             self.evict();
+            is_whole = false;
         }
+        is_whole
     }
 
     fn evict(&mut self) {
@@ -67,6 +76,35 @@ fn size(question: &Question, answer: &Answer) -> usize {
     /// What an entry costs beside its texts.
     const OVERHEAD: usize = 250;
     question.body.len() + answer.text.len() + OVERHEAD
+}
+
+/// Whether it is worth asking the log for an answer. A look-up costs as much as a simple task. While
+/// they find nothing, few are made; what is missed by it is less than a thousandth of the tasks, and
+/// pure: they are done again.
+#[derive(Debug, Default)]
+pub(crate) struct LookupWorth {
+    in_vain: u32,
+    left_out: u32,
+}
+
+impl LookupWorth {
+    /// Whether to look up the next.
+    pub(crate) fn is_worth_one(&mut self) -> bool {
+        if self.in_vain < IN_VAIN_MAX {
+            return true;
+        }
+        self.left_out = (self.left_out + 1) % ONE_IN;
+        self.left_out == 0
+    }
+
+    /// A look-up has come back.
+    pub(crate) fn came_back(&mut self, found: bool) {
+        self.in_vain = if found {
+            0
+        } else {
+            self.in_vain.saturating_add(1)
+        };
+    }
 }
 
 /// Something to look up, for a record of ours.

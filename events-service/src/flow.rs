@@ -6,7 +6,10 @@
 //! nowhere is in [`delivery`](crate::delivery).
 
 use std::{
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -31,7 +34,7 @@ use tokio_util::time::DelayQueue;
 use tracing::debug;
 
 use crate::{
-    answers::{AnswerCache, Lookup},
+    answers::{AnswerCache, Lookup, LookupWorth},
     audit::{
         Answer, End, Outcome, Progress, Question, Record, Write, Written,
         batch::{self, LogWriter},
@@ -92,6 +95,7 @@ pub(crate) struct Flow {
     pub(crate) lookups: mpsc::Sender<Lookup>,
     /// Whether the log may hold answers that are not in the cache.
     pub(crate) log_may_hold_answers: Arc<AtomicBool>,
+    pub(crate) lookup_worth: LookupWorth,
     pub(crate) answers: AnswerCache,
     /// For requests whose id is none of a record.
     pub(crate) ids: ObjectIds,
@@ -554,7 +558,9 @@ impl Flow {
                         record: id,
                         text: text.clone(),
                     };
-                    self.answers.insert(question_of(&flight.record), answer);
+                    if !self.answers.insert(question_of(&flight.record), answer) {
+                        self.log_may_hold_answers.store(true, Ordering::Relaxed);
+                    }
                 }
                 Ended::Final(text.clone())
             }

@@ -34,6 +34,7 @@ impl Flow {
         }
         let may_hold = self.log_may_hold_answers.load(Ordering::Relaxed);
         let asked = may_hold
+            && self.lookup_worth.is_worth_one()
             && self
                 .lookups
                 .try_send(Lookup::Answer(id, question.clone()))
@@ -52,6 +53,7 @@ impl Flow {
     }
 
     fn found_answer(&mut self, id: RecordId, answer: Option<Answer>) {
+        self.lookup_worth.came_back(answer.is_some());
         let Some(flight) = self.in_flight.flights.get(&id) else {
             return;
         };

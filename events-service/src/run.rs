@@ -33,7 +33,7 @@ use tokio_util::{sync::CancellationToken, time::DelayQueue};
 use tracing::{info, warn};
 
 use crate::{
-    answers::{AnswerCache, Found, look_up},
+    answers::{AnswerCache, Found, LookupWorth, look_up},
     audit::{
         AuditError, AuditLog,
         batch::{self, group_commit},
@@ -162,6 +162,7 @@ pub async fn run(
         log_is_up,
         lookups,
         log_may_hold_answers: log_may_hold_answers.clone(),
+        lookup_worth: LookupWorth::default(),
         answers: AnswerCache::new(),
         ids: ObjectIds::default(),
         in_flight: Flights::default(),

@@ -14,7 +14,7 @@ use shared::{
     clock::Clock,
     contract::{Address, Ended, Failure, FailureCode},
 };
-use stage::{Stage, ended_text};
+use stage::{Backend, Stage, ended_text};
 
 const PURE: &str = "NUMBER";
 const EFFECT: &str = "PAYMENT";
@@ -341,6 +341,43 @@ async fn a_log_that_holds_answers_from_before_is_asked() {
     let dispatch = backend.dispatch().await;
     backend.answer(&dispatch, Ended::Final("1".into())).await;
     assert_eq!(stage.reply("r2").await, Ended::Final("1".into()));
+}
+
+/// Asks so many questions that are new, and answers them. How many of them the log was asked.
+async fn ask_new(stage: &mut Stage, backend: &mut Backend, numbers: std::ops::Range<u32>) -> usize {
+    let before = stage.log.questions();
+    for n in numbers {
+        stage.ask(&format!("r{n}"), PURE, &format!("[{n}]")).await;
+        let dispatch = backend.dispatch().await;
+        backend.answer(&dispatch, Ended::Final("1".into())).await;
+        stage.reply(&format!("r{n}")).await;
+    }
+    stage.log.questions() - before
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_is_asked_in_vain_is_asked_less_until_it_knows_an_answer() {
+    let mut stage = Stage::with(|log| log.remember(PURE, "{}", "15")).await;
+    let mut backend = stage.backend("b1").await;
+    assert_eq!(ask_new(&mut stage, &mut backend, 0..1_024).await, 1_024);
+    assert_eq!(ask_new(&mut stage, &mut backend, 2_000..2_127).await, 1);
+    stage.ask("known", PURE, "{}").await;
+    assert_eq!(stage.reply("known").await, Ended::Final("15".into()));
+    assert_eq!(ask_new(&mut stage, &mut backend, 3_000..3_010).await, 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_not_in_memory_any_more_is_looked_for_in_the_log() {
+    let mut stage = Stage::new().await;
+    let mut backend = stage.backend("b1").await;
+    assert_eq!(ask_new(&mut stage, &mut backend, 0..3).await, 0);
+    stage.ask("large", PURE, "{}").await;
+    let dispatch = backend.dispatch().await;
+    backend
+        .answer(&dispatch, Ended::Final("x".repeat(1 << 20)))
+        .await;
+    stage.reply("large").await;
+    assert_eq!(ask_new(&mut stage, &mut backend, 3..6).await, 3);
 }
 
 #[tokio::test(start_paused = true)]

@@ -90,6 +90,7 @@ pub(crate) const NOT_WRITTEN_YET: &str = "not written yet";
 pub(crate) struct MemoryLog {
     records: Arc<Mutex<Records>>,
     inserts: Arc<AtomicUsize>,
+    questions: Arc<AtomicUsize>,
     is_held: Arc<AtomicBool>,
     are_reads_held: Arc<AtomicBool>,
     is_broken: Arc<AtomicBool>,
@@ -135,6 +136,11 @@ impl MemoryLog {
 
     pub(crate) fn inserts(&self) -> usize {
         self.inserts.load(Ordering::SeqCst)
+    }
+
+    /// How many questions it was asked.
+    pub(crate) fn questions(&self) -> usize {
+        self.questions.load(Ordering::SeqCst)
     }
 
     pub(crate) fn all(&self) -> Vec<Record> {
@@ -247,6 +253,7 @@ impl AuditLog for MemoryLog {
         questions: &[Question],
     ) -> Result<Vec<Option<Answer>>, AuditError> {
         self.works()?;
+        self.questions.fetch_add(questions.len(), Ordering::SeqCst);
         let records = self.records();
         let find = |question: &Question| {
             let text = records
