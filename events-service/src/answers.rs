@@ -19,10 +19,9 @@ const ANSWERS_MAX: usize = 65_536;
 const BYTES_MAX: usize = 6 << 20;
 /// Questions put to the log at once.
 const BATCH_MAX: usize = 256;
-/// After so many look-ups in a row that found nothing,
+/// After so many look-ups in a row that found nothing, one of so many questions is looked up, until an
+/// answer is found.
 const IN_VAIN_MAX: u32 = 1_024;
-/// one of so many questions is looked up, until one is found.
-const ONE_IN: u32 = 64;
 /// A record that is not found within this time is not waited for: other look-ups wait behind it.
 const RECORD_WITHIN: Duration = Duration::from_secs(2);
 
@@ -93,7 +92,7 @@ impl LookupWorth {
         if self.in_vain < IN_VAIN_MAX {
             return true;
         }
-        self.left_out = (self.left_out + 1) % ONE_IN;
+        self.left_out = (self.left_out + 1) % IN_VAIN_MAX;
         self.left_out == 0
     }
 
