@@ -12,7 +12,7 @@ use events_service::audit::{End, Outcome, Progress, Record, Written};
 use memory_log::NOT_WRITTEN_YET;
 use shared::{
     clock::Clock,
-    contract::{Address, Ended, Failure, FailureCode},
+    contract::{Address, Dispatch, Ended, Failure, FailureCode},
 };
 use stage::{Backend, Stage, ended_text};
 
@@ -168,16 +168,22 @@ async fn a_backend_that_is_gone_is_passed_over_and_the_open_record_names_the_oth
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_silent_backend_loses_a_pure_task_to_another() {
-    let mut stage = Stage::new().await;
+/// Asks for a task where there are two backends: its first dispatch, the backend that has it, and the
+/// other one.
+async fn first_of_two(task: &str) -> (Stage, Dispatch, Backend, Backend) {
+    let stage = Stage::new().await;
     let mut one = stage.backend("b1").await;
     let mut two = stage.backend("b2").await;
-    stage.ask("r1", PURE, "{}").await;
-    let (first, other) = tokio::select! {
-        dispatch = one.dispatch() => (dispatch, &mut two),
-        dispatch = two.dispatch() => (dispatch, &mut one),
-    };
+    stage.ask("r1", task, "{}").await;
+    tokio::select! {
+        dispatch = one.dispatch() => (stage, dispatch, one, two),
+        dispatch = two.dispatch() => (stage, dispatch, two, one),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_backend_loses_a_pure_task_to_another() {
+    let (mut stage, first, _silent, mut other) = first_of_two(PURE).await;
     let second = other.dispatch().await;
     assert_eq!(
         (second.record_id, second.attempt),
@@ -190,14 +196,7 @@ async fn a_silent_backend_loses_a_pure_task_to_another() {
 
 #[tokio::test(start_paused = true)]
 async fn a_task_with_an_effect_is_repeated_to_the_same_backend_only() {
-    let mut stage = Stage::new().await;
-    let mut one = stage.backend("b1").await;
-    let mut two = stage.backend("b2").await;
-    stage.ask("r1", EFFECT, "{}").await;
-    let (first, same, other) = tokio::select! {
-        dispatch = one.dispatch() => (dispatch, &mut one, &mut two),
-        dispatch = two.dispatch() => (dispatch, &mut two, &mut one),
-    };
+    let (mut stage, first, mut same, mut other) = first_of_two(EFFECT).await;
     let second = same.dispatch().await;
     assert_eq!(
         (second.record_id, second.attempt),
@@ -734,14 +733,7 @@ async fn repeats_stay_within_a_tenth_of_the_dispatches() {
 
 #[tokio::test(start_paused = true)]
 async fn an_overloaded_backend_is_relieved_by_another() {
-    let mut stage = Stage::new().await;
-    let mut one = stage.backend("b1").await;
-    let mut two = stage.backend("b2").await;
-    stage.ask("r1", EFFECT, "{}").await;
-    let (first, refusing, other) = tokio::select! {
-        dispatch = one.dispatch() => (dispatch, &mut one, &mut two),
-        dispatch = two.dispatch() => (dispatch, &mut two, &mut one),
-    };
+    let (mut stage, first, refusing, mut other) = first_of_two(EFFECT).await;
     let full = Failure::new(FailureCode::Overloaded, "full");
     refusing.answer(&first, Ended::Failed(full)).await;
     let second = other.dispatch().await;
@@ -751,14 +743,7 @@ async fn an_overloaded_backend_is_relieved_by_another() {
 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_of_what_is_at_another_backend_by_now_changes_nothing() {
-    let mut stage = Stage::new().await;
-    let mut one = stage.backend("b1").await;
-    let mut two = stage.backend("b2").await;
-    stage.ask("r1", EFFECT, "{}").await;
-    let (first, refusing, other) = tokio::select! {
-        dispatch = one.dispatch() => (dispatch, &mut one, &mut two),
-        dispatch = two.dispatch() => (dispatch, &mut two, &mut one),
-    };
+    let (mut stage, first, refusing, mut other) = first_of_two(EFFECT).await;
     let full = Ended::Failed(Failure::new(FailureCode::Overloaded, "full"));
     refusing.answer(&first, full.clone()).await;
     let second = other.dispatch().await;

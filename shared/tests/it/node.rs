@@ -5,16 +5,13 @@ use shared::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::suite::free_port;
+
 #[tokio::test]
 async fn a_service_has_not_been_ready_before_it_reached_the_bus() {
-    let nobody = tokio::net::TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap();
     let bus = BusSettings {
         redis_host: "127.0.0.1".into(),
-        redis_port: nobody.port(),
+        redis_port: free_port(),
         redis_password: None,
         event_service_event: "e".into(),
         consuming_service_event: "c".into(),

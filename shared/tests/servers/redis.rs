@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::suite::{LIMIT, eventually};
+use crate::suite::{LIMIT, eventually, free_port};
 
 /// The server that `cargo xtask test` has started.
 fn server() -> RedisAddress {
@@ -81,14 +81,9 @@ async fn redis_is_a_bus() {
 
 #[tokio::test]
 async fn without_a_server_publishing_fails_at_once_and_nothing_hangs() {
-    let nobody = TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap();
     let at = RedisAddress {
         host: "127.0.0.1".into(),
-        port: nobody.port(),
+        port: free_port(),
         password: None,
     };
     let bus = RedisBus::start(&at).unwrap();
@@ -106,9 +101,7 @@ async fn without_a_server_publishing_fails_at_once_and_nothing_hangs() {
 
 #[tokio::test]
 async fn readyz_says_that_the_password_is_wrong() {
-    let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = free.local_addr().unwrap().port();
-    drop(free);
+    let port = free_port();
     let _server = Guarded::start(port);
     let bus = RedisBus::start(&RedisAddress {
         host: "127.0.0.1".into(),

@@ -19,3 +19,9 @@ pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool)
         .await
         .unwrap_or_else(|_| panic!("never: {what}"));
 }
+
+/// A port of this machine on which nobody listens.
+pub(crate) fn free_port() -> u16 {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    free.local_addr().unwrap().port()
+}
