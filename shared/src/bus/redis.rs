@@ -390,7 +390,7 @@ async fn watch_over(bus: RedisBus, at: String, heard_probes: Arc<AtomicU64>) {
     let mut probes_unheard = 0;
     // At the first failure it says what it waits for, and again for each other reason; at the start it is
     // given a moment.
-    let mut told = None;
+    let mut is_told_up = false;
     let mut reasons_told = Vec::new();
     let begun = Instant::now();
     loop {
@@ -406,15 +406,14 @@ async fn watch_over(bus: RedisBus, at: String, heard_probes: Arc<AtomicU64>) {
             continue;
         }
         if is_up {
-            if told != Some(true) {
+            if !is_told_up {
                 info!(redis = at, "the bus is connected");
             }
-            told = Some(true);
+            is_told_up = true;
             reasons_told.clear();
         } else if begun.elapsed() > START_GRACE {
             let why = bus.why_down();
-            let is_other = reasons_told.len() < REASONS_MAX && !reasons_told.contains(&why);
-            if told != Some(false) || is_other {
+            if reasons_told.len() < REASONS_MAX && !reasons_told.contains(&why) {
                 warn!(
                     redis = at,
                     error = why,
@@ -422,7 +421,7 @@ async fn watch_over(bus: RedisBus, at: String, heard_probes: Arc<AtomicU64>) {
                 );
                 reasons_told.push(why);
             }
-            told = Some(false);
+            is_told_up = false;
         }
         let pause = if is_up {
             PROBE_EVERY
